@@ -1,0 +1,257 @@
+"""The state of a queue, computed from its events: tasks, workers, who runs what, what is next.
+
+A projection is a mutable index over immutable task records. `apply` takes commits in the order
+of the journal; the same commits give the same state in every process, and a projection may be
+thrown away at any time. While commands are decided, `begin` … `rollback` let the engine try
+events before they are written and take them back if they could not be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from omniq.core import events as ev
+from omniq.core.evolve import enqueued, evolve
+from omniq.core.task import TaskRecord, TaskSpec, WorkerRecord
+from omniq.core.transitions import TaskStatus
+from omniq.core.waiting import WaitingTasks
+from omniq.errors import IllegalEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ("Projection", "State")
+
+
+class State(msgspec.Struct):
+    """What a projection says, without its indexes: two equal journals give two equal states."""
+
+    seq: int
+    at: int
+    tasks: dict[str, TaskRecord]
+    workers: dict[str, WorkerRecord]
+    paused: set[str]
+
+
+class _Undo(msgspec.Struct):
+    """What to put back if the events that were tried do not get written."""
+
+    seq: int
+    at: int
+    tasks: list[tuple[TaskRecord | None, TaskRecord | None]]
+    workers: dict[str, WorkerRecord]
+    heard: dict[str, int]
+    paused: set[str]
+
+
+class Projection:
+    """Fold of a journal up to `seq`. Not thread-safe: its owner is one event loop."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.at = 0
+        self.tasks: dict[str, TaskRecord] = {}
+        self.workers: dict[str, WorkerRecord] = {}
+        self.heard: dict[str, int] = {}  # worker -> sequence number of its latest sign of life
+        self.running: dict[str, dict[str, None]] = {}  # worker -> ids of the tasks it holds
+        self.series: dict[str, str] = {}  # series id -> id of its run that is not finished
+        self.paused: set[str] = set()
+        self.counts: dict[str, Counter[TaskStatus]] = {}  # queue -> status -> number
+        self.names: Counter[str] = Counter()  # task name -> number of tasks that are not finished
+        self.waiting = WaitingTasks(self.tasks)
+        self._expiry: list[tuple[int, str]] = []  # (when the result may go, id)
+        self._specs: dict[TaskSpec, TaskSpec] = {}
+        self._undo: _Undo | None = None
+
+    def apply(self, commit: ev.Commit) -> None:
+        """Take in the commit that follows `seq`."""
+        assert commit.first_seq == self.seq + 1, "commits are applied in order, without gaps"
+        self.at = commit.at
+        for event in commit.events:
+            self.apply_event(event)
+
+    def apply_event(self, event: ev.Event) -> None:
+        """Take in the next event, at the time `at`."""
+        self.seq += 1
+        kind = type(event)
+        if kind is ev.TaskEnqueued:
+            self._enqueue(event)
+        elif (reaction := _REACTIONS.get(kind)) is not None:
+            reaction(self, event)
+        elif kind is not ev.TaskLate:
+            old = self.tasks.get(event.task_id)
+            self._replace(old, evolve(old, event, self.at))
+            if kind is ev.TaskStarted:
+                self.heard[event.worker] = self.seq
+
+    def state(self) -> State:
+        """Return what the projection says, to compare, show or store."""
+        return State(
+            self.seq, self.at, dict(self.tasks), dict(self.workers), set(self.paused)
+        )
+
+    # Trying events before they are written.
+
+    def begin(self, at: int) -> None:
+        """Begin to try events that would be committed at time `at`."""
+        assert self._undo is None, "a trial is already under way"
+        self._undo = _Undo(
+            self.seq, self.at, [], dict(self.workers), dict(self.heard), set(self.paused)
+        )
+        self.at = at
+
+    def keep(self) -> None:
+        """End the trial: its events were written."""
+        self._undo = None
+
+    def rollback(self) -> None:
+        """End the trial: its events were not written, and never happened."""
+        undo = self._undo
+        assert undo is not None, "no trial is under way"
+        self._undo = None
+        self.at = undo.at
+        for old, new in reversed(undo.tasks):
+            self._replace(new, old, first=True)
+        self.seq = undo.seq
+        self.workers, self.heard, self.paused = undo.workers, undo.heard, undo.paused
+
+    # Reading.
+
+    def counts_by_status(self) -> Counter[TaskStatus]:
+        total: Counter[TaskStatus] = Counter()
+        for counter in self.counts.values():
+            total.update(counter)
+        return total
+
+    def live_run(self, task: TaskRecord) -> TaskRecord:
+        """Return the unfinished run of the task's series, or the task itself."""
+        run = self.series.get(task.spec.series_id) if task.spec.series_id else None
+        return task if run is None else self.tasks[run]
+
+    def expired(self, now: int) -> Iterator[str]:
+        """Yield the ids of finished tasks whose retention ended by `now`."""
+        again: list[tuple[int, str]] = []
+        while self._expiry and self._expiry[0][0] <= now:
+            entry = heappop(self._expiry)
+            task = self.tasks.get(entry[1])
+            if task is not None and task.is_finished and _expires_at(task) == entry[0]:
+                again.append(entry)
+                yield task.id
+        for entry in again:  # the entry goes for good only with the event
+            heappush(self._expiry, entry)
+
+    # Reacting.
+
+    def _enqueue(self, event: ev.TaskEnqueued) -> None:
+        if event.task_id in self.tasks:
+            raise IllegalEvent(event.task_id, ev.kind_of(event), self.tasks[event.task_id].status)
+        spec = TaskSpec.of(event)
+        shared = self._specs.setdefault(spec, spec)
+        self._replace(None, enqueued(event, shared, self.at))
+
+    def _replace(
+        self, old: TaskRecord | None, new: TaskRecord | None, *, first: bool = False
+    ) -> None:
+        if self._undo is not None:
+            self._undo.tasks.append((old, new))
+        if new is None:
+            assert old is not None
+            del self.tasks[old.id]
+        else:
+            self.tasks[new.id] = new
+        if old is not None and new is not None and old.status is new.status:
+            return
+        if old is not None:
+            self._leave(old)
+        if new is not None:
+            self._enter(new, first=first)
+
+    def _leave(self, task: TaskRecord) -> None:
+        spec = task.spec
+        self.counts[spec.queue][task.status] -= 1
+        if task.status is TaskStatus.RUNNING:
+            held = self.running[task.run.worker]
+            held.pop(task.id, None)
+            if not held:
+                del self.running[task.run.worker]
+        elif task.is_waiting:
+            self.waiting.discard(task)
+        if not task.is_finished:
+            self.names[spec.name] -= 1
+            if spec.series_id and self.series.get(spec.series_id) == task.id:
+                del self.series[spec.series_id]
+
+    def _enter(self, task: TaskRecord, *, first: bool) -> None:
+        spec = task.spec
+        counter = self.counts.get(spec.queue)
+        if counter is None:
+            counter = self.counts[spec.queue] = Counter()
+        counter[task.status] += 1
+        if task.status is TaskStatus.RUNNING:
+            self.running.setdefault(task.run.worker, {})[task.id] = None
+        elif task.is_waiting:
+            self.waiting.add(task, self.at, first=first)
+        elif spec.result_ttl_us:
+            heappush(self._expiry, (_expires_at(task), task.id))
+        if not task.is_finished:
+            self.names[spec.name] += 1
+            if spec.series_id:
+                self.series[spec.series_id] = task.id
+
+    def _result_expired(self, event: ev.ResultExpired) -> None:
+        for task_id in event.task_ids:
+            task = self.tasks.get(task_id)
+            if task is None or not task.is_finished:
+                state = "unknown" if task is None else task.status
+                raise IllegalEvent(task_id, ev.kind_of(event), state)
+            self._replace(task, None)
+
+    def _worker_joined(self, event: ev.WorkerJoined) -> None:
+        self.workers[event.worker] = WorkerRecord(
+            id=event.worker,
+            host=event.host,
+            pid=event.pid,
+            boot=event.boot,
+            lease_until=event.lease_until,
+            queues=event.queues,
+            concurrency=event.concurrency,
+            joined_at=self.at,
+        )
+        self.heard[event.worker] = self.seq
+
+    def _worker_renewed(self, event: ev.WorkerRenewed) -> None:
+        worker = self.workers.get(event.worker)
+        if worker is not None:  # a renewal of a worker that was declared lost changes nothing
+            self.workers[worker.id] = msgspec.structs.replace(
+                worker, lease_until=event.lease_until
+            )
+            self.heard[worker.id] = self.seq
+
+    def _worker_gone(self, event: ev.WorkerLeft | ev.WorkerLost) -> None:
+        self.workers.pop(event.worker, None)
+        self.heard.pop(event.worker, None)
+
+    def _queue_paused(self, event: ev.QueuePaused) -> None:
+        self.paused.add(event.queue)
+
+    def _queue_resumed(self, event: ev.QueueResumed) -> None:
+        self.paused.discard(event.queue)
+
+
+def _expires_at(task: TaskRecord) -> int:
+    return task.run.finished_at + task.spec.result_ttl_us
+
+
+_REACTIONS = {
+    ev.ResultExpired: Projection._result_expired,
+    ev.WorkerJoined: Projection._worker_joined,
+    ev.WorkerRenewed: Projection._worker_renewed,
+    ev.WorkerLeft: Projection._worker_gone,
+    ev.WorkerLost: Projection._worker_gone,
+    ev.QueuePaused: Projection._queue_paused,
+    ev.QueueResumed: Projection._queue_resumed,
+}

@@ -1,0 +1,242 @@
+"""What depends on the operating system: locks, syncing to disk, wake-ups, the kernel's identity.
+
+Nothing else in OmniQ asks which platform it runs on. Linux is the first target and macOS the
+second. On Windows locks are msvcrt's, there are no wake-ups between processes (waiting polls
+every `POLL_SECONDS`) and directories cannot be synced: durability there is the file system's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import platform
+import socket
+import sys
+import weakref
+from pathlib import Path
+
+__all__ = (
+    "POLL_SECONDS",
+    "Bell",
+    "FileLock",
+    "WakeListener",
+    "boot_id",
+    "host_name",
+    "open_private",
+    "sync_directory",
+    "sync_file",
+)
+
+POLL_SECONDS = 0.05
+PRIVATE_FILE = 0o600
+_WINDOWS = sys.platform == "win32"
+_SOCKET_PATH_LIMIT = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
+_SOCKET_NAME_LIMIT = 40
+
+if _WINDOWS:
+    import msvcrt
+else:
+    import fcntl
+
+
+def host_name() -> str:
+    """Return this machine's name, for people to read."""
+    return platform.node() or "unknown"
+
+
+def boot_id() -> str:
+    """Return a name for this run of this kernel: equal in all processes that share its locks."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return host_name()  # without the kernel's word, one host name is taken for one kernel
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a file for its owner alone, never through a symbolic link, not inherited on exec."""
+    flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags, PRIVATE_FILE)
+
+
+def sync_file(descriptor: int) -> None:
+    """Return once the file's content would survive power loss; raises OSError if it would not."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync alone leaves data in the drive's cache
+    elif _WINDOWS:
+        os.fsync(descriptor)
+    else:
+        os.fdatasync(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Return once the directory's entries would survive power loss."""
+    if _WINDOWS:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FileLock:
+    """An exclusive lock that the kernel gives up when its holder dies, however it dies.
+
+    The file is never unlinked, and its content is free for other use. A forked child does not
+    keep the lock alive: its copy of the descriptor is closed in the child.
+    """
+
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        self.path = path
+        self.descriptor = open_private(path, os.O_RDWR | (os.O_CREAT if create else 0))
+        _open_locks.add(self)
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free; never waits."""
+        try:
+            if _WINDOWS:
+                msvcrt.locking(self.descriptor, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+                return False
+            raise
+        return True
+
+    def acquire(self) -> None:
+        """Wait for the lock; blocks the calling thread."""
+        if _WINDOWS:
+            msvcrt.locking(self.descriptor, msvcrt.LK_LOCK, 1)
+        else:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        if _WINDOWS:
+            msvcrt.locking(self.descriptor, msvcrt.LK_UNLCK, 1)
+        else:
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give up the lock and the descriptor."""
+        if self.descriptor >= 0:
+            descriptor, self.descriptor = self.descriptor, -1
+            os.close(descriptor)
+
+
+_open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _close_locks_in_child() -> None:
+    for lock in tuple(_open_locks):
+        lock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_locks_in_child)
+
+
+class _SocketFolder:
+    """Addresses for the sockets in a folder.
+
+    A socket's path may be no longer than about 100 bytes. Where the folder's is, Linux lets a
+    socket be reached through an open descriptor of the folder; elsewhere there is no address.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        self._prefix: str | None = str(folder)
+        self._descriptor = -1
+        if _WINDOWS:
+            self._prefix = None
+        elif len(os.fsencode(folder)) + _SOCKET_NAME_LIMIT > _SOCKET_PATH_LIMIT:
+            self._prefix = None
+            if sys.platform == "linux":
+                self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._prefix = f"/proc/self/fd/{self._descriptor}"
+
+    def address(self, name: str) -> str | None:
+        return None if self._prefix is None else f"{self._prefix}/{name}"
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+class WakeListener:
+    """A socket in `folder` by which other processes wake this one, on the running loop.
+
+    Wake-ups coalesce: a full socket means that one is already on its way. Where sockets cannot
+    be used, `wait` returns after `POLL_SECONDS`.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self._folder = _SocketFolder(folder)
+        self._rung = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = None
+        address = self._folder.address(name)
+        if address is not None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+            self._socket.bind(address)
+            (folder / name).chmod(PRIVATE_FILE)
+            self._loop.add_reader(self._socket, self._on_ring)
+
+    async def wait(self) -> None:
+        """Return once the bell was rung since the last call returned."""
+        if self._socket is None:
+            await asyncio.sleep(POLL_SECONDS)
+            return
+        await self._rung.wait()
+        self._rung.clear()
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+            (self._folder.path / self.name).unlink(missing_ok=True)
+        self._folder.close()
+
+    def _on_ring(self) -> None:
+        assert self._socket is not None
+        self._rung.set()
+        with contextlib.suppress(BlockingIOError):
+            while self._socket.recv(1):
+                continue
+
+
+class Bell:
+    """Wakes the listeners in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = _SocketFolder(folder)
+        self._socket: socket.socket | None = None
+        if not _WINDOWS:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+
+    def ring(self, but: str = "") -> None:
+        """Send one byte to each listener except `but`; a dead one's socket is removed."""
+        if self._socket is None:
+            return
+        for name in os.listdir(self._folder.path):
+            address = self._folder.address(name)
+            if name == but or address is None:
+                continue
+            try:
+                self._socket.sendto(b"!", address)
+            except OSError as error:
+                # A full buffer (EAGAIN, on macOS ENOBUFS) holds wake-ups that are still unread.
+                if error.errno == errno.ECONNREFUSED:
+                    (self._folder.path / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._folder.close()

@@ -1,0 +1,107 @@
+"""Every operation that file storage does on the disk, in one place that tests can replace.
+
+A disk that loses un-synced writes, tears them or is full is a subclass of `Disk`; the code above
+cannot tell. Descriptors are plain integers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omniq.errors import StorageError, StorageFull
+from omniq.host import open_private, sync_directory, sync_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ("Disk", "storage_error", "system_errors")
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class Disk:
+    """The real file system."""
+
+    def list(self, folder: Path) -> list[str]:
+        return os.listdir(folder)
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def make_directory(self, path: Path) -> None:
+        path.mkdir(mode=0o700)
+
+    def open(self, path: Path, flags: int) -> int:
+        return open_private(path, flags)
+
+    def duplicate(self, descriptor: int) -> int:
+        return os.dup(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def size(self, descriptor: int) -> int:
+        return os.fstat(descriptor).st_size
+
+    def read(self, descriptor: int, length: int, offset: int) -> bytes:
+        return os.pread(descriptor, length, offset)
+
+    def write(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
+        """Write some of `data`, as much as the system takes, and return how much that was."""
+        return os.pwrite(descriptor, data, offset)
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        os.ftruncate(descriptor, length)
+
+    def sync(self, descriptor: int) -> None:
+        sync_file(descriptor)
+
+    def sync_directory(self, path: Path) -> None:
+        sync_directory(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        source.rename(target)
+
+    # Compounds of the above.
+
+    def write_all(self, descriptor: int, data: bytes, offset: int) -> None:
+        """Write all of `data`, however many calls that takes."""
+        written = self.write(descriptor, data, offset)
+        while written < len(data):
+            written += self.write(descriptor, memoryview(data)[written:], offset + written)
+
+    def create(self, path: Path, data: bytes) -> None:
+        """Make a durable file with this content appear, whole or not at all."""
+        temporary = path.with_name(f"{path.name}.tmp")
+        descriptor = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            self.write_all(descriptor, data, 0)
+            self.sync(descriptor)
+        finally:
+            self.close(descriptor)
+        self.rename(temporary, path)
+        self.sync_directory(path.parent)
+
+
+def storage_error(error: OSError, what: str) -> StorageError:
+    """Return the error of the OmniQ tree for an error of the system."""
+    reason = error.strerror or str(error)
+    if error.errno in _NO_ROOM:
+        return StorageFull(
+            f"{what}: {reason}. The journal is valid and nothing was written. "
+            "Next: make room; appends then work again"
+        )
+    return StorageError(f"{what}: {reason}")
+
+
+@contextmanager
+def system_errors(what: str) -> Iterator[None]:
+    """Turn errors of the system into errors of the OmniQ tree that say what was tried."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, what) from error

@@ -1,0 +1,62 @@
+"""How commits become bytes, the same in every backend, so that the hash chain is the same too.
+
+A commit is the msgpack array [first sequence number, time, actor, [event, …]]; an event is an
+array that begins with its wire tag. The digest of a commit is the BLAKE2b-256 of the digest
+before it and these bytes: whoever holds a digest can tell that nothing before it was changed,
+removed or put in another order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from omniq.core.events import Commit, Event
+__all__ = (
+    "MAX_COMMIT_BYTES",
+    "chain",
+    "decode_commit",
+    "decode_event",
+    "encode_commit",
+    "encode_event",
+    "joined",
+)
+
+MAX_COMMIT_BYTES = 64 * 1024 * 1024  # a commit is read whole, so its length is bounded
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Commit)
+_event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+
+encode_event = _encoder.encode
+decode_event = _event_decoder.decode
+
+
+def encode_commit(commit: Commit) -> bytes:
+    return _encoder.encode(commit)
+
+
+def joined(first_seq: int, at: int, actor: str, events: list[bytes]) -> bytes:
+    """Return what `encode_commit` would, from events that are encoded already."""
+    count = len(events)
+    if count < 16:  # noqa: PLR2004 - msgpack: fixarray, array 16, array 32
+        header = bytes((0x90 | count,))
+    elif count < 1 << 16:
+        header = b"\xdc" + count.to_bytes(2, "big")
+    else:
+        header = b"\xdd" + count.to_bytes(4, "big")
+    encode = _encoder.encode
+    return b"".join((b"\x94", encode(first_seq), encode(at), encode(actor), header, *events))
+
+
+def decode_commit(payload: bytes | memoryview) -> Commit:
+    """Return the commit; raises `msgspec.DecodeError` for anything else."""
+    return _decoder.decode(payload)
+
+
+def chain(previous: bytes, payload: bytes | memoryview) -> bytes:
+    """Return the digest of a commit from the digest before it and the commit's bytes."""
+    digest = hashlib.blake2b(previous, digest_size=32)
+    digest.update(payload)
+    return digest.digest()

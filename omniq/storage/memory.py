@@ -1,0 +1,109 @@
+"""A journal in memory: the reference for what a backend does, and for tests. Nothing survives."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from omniq.core.events import Commit
+from omniq.errors import JournalConflict
+from omniq.storage.base import BaseStorage, Head, events_of
+from omniq.storage.encoding import chain, encode_commit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from omniq.core.events import Event
+
+__all__ = ("MemoryStorage",)
+
+
+class _Journal:
+    """What the handles of one journal share; they may belong to loops in different threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.commits: list[Commit] = []
+        self.head = Head()
+        self.waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+
+class MemoryStorage(BaseStorage):
+    """One handle on a journal in memory; `sibling` gives another one on the same journal.
+
+    Everything is as durable as it gets the moment it is appended.
+    """
+
+    def __init__(self, *, _journal: _Journal | None = None) -> None:
+        self._journal = _journal or _Journal()
+
+    @property
+    def location(self) -> str:
+        return "memory://"
+
+    def sibling(self) -> MemoryStorage:
+        return MemoryStorage(_journal=self._journal)
+
+    async def open(self) -> None:
+        """There is nothing to open."""
+
+    async def close(self) -> None:
+        """There is nothing to close; the journal lives as long as one of its handles."""
+
+    async def append(
+        self, events: Sequence[Event], *, at: int, actor: str, expected: int | None = None
+    ) -> Commit:
+        journal = self._journal
+        with journal.lock:
+            head = journal.head
+            if expected is not None and expected != head.seq:
+                raise JournalConflict(expected, head.seq)
+            commit = Commit(head.seq + 1, max(at, head.at), actor, list(events))
+            digest = chain(head.digest, encode_commit(commit))
+            journal.commits.append(commit)
+            journal.head = Head(commit.last_seq, commit.at, digest)
+            waiting, journal.waiting = journal.waiting, []
+        for loop, event in waiting:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(event.set)
+        return commit
+
+    async def read(self, after: int, limit: int = 4096) -> list[Commit]:
+        commits = self._journal.commits
+        start = bisect_left(commits, after + 1, key=lambda commit: commit.first_seq)
+        stop, count = start, 0
+        while stop < len(commits) and count < limit:
+            count += len(commits[stop].events)
+            stop += 1
+        return commits[start:stop]
+
+    async def read_task(self, task_id: str) -> list[tuple[int, Commit, Event]]:
+        return [found for commit in self._journal.commits for found in events_of(commit, task_id)]
+
+    async def head(self) -> Head:
+        return self._journal.head
+
+    @property
+    def durable(self) -> int:
+        return self._journal.head.seq
+
+    async def sync(self, seq: int) -> None:
+        """There is nothing to sync."""
+
+    async def wait(self, seq: int) -> None:
+        journal, event = self._journal, asyncio.Event()
+        entry = (asyncio.get_running_loop(), event)
+        with journal.lock:
+            if journal.head.seq > seq:
+                return
+            journal.waiting.append(entry)
+        try:
+            await event.wait()
+        finally:
+            with journal.lock:
+                if entry in journal.waiting:
+                    journal.waiting.remove(entry)
+
+

@@ -1,0 +1,167 @@
+"""Where the processes that share a journal on one host meet: a folder of locks and sockets.
+
+    journal.lock   held while appending; its content is the head hint
+    wake/          a socket for each process that waits for news
+    live/          a file for each worker, locked as long as its process lives
+
+The head hint says where the journal ended when the lock was last given up, so that whoever takes
+the lock next need not look. It is a cache: checksummed, never synced, ignored after a reboot, and
+never a reason to remove anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from omniq.errors import StorageError
+from omniq.host import Bell, FileLock, WakeListener, boot_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ("OWN_NAMES", "HeadHint", "Rendezvous")
+
+LOCK_NAME = "journal.lock"
+WAKE_FOLDER = "wake"
+LIVE_FOLDER = "live"
+OWN_NAMES = frozenset({LOCK_NAME, WAKE_FOLDER, LIVE_FOLDER})
+
+# The holder of the lock is mostly done within 0.1 ms, less than handing the wait to a thread.
+_TRIES_BEFORE_THREAD = 30
+_NAME_LIMIT = 64
+
+
+class HeadHint(NamedTuple):
+    """The journal's end: its place in the files, and what the next commit is chained to."""
+
+    segment: int  # first sequence number of the segment, which names its file
+    frame_offset: int  # where the last frame begins; 0 if the segment has none
+    offset: int  # where the next frame begins
+    seq: int
+    at: int
+    digest: bytes
+
+
+_HINT = struct.Struct("<QQQQQ32s")
+_CRC = struct.Struct("<I")
+
+
+class Rendezvous:
+    """One process' handle on the meeting place in `folder`, which exists."""
+
+    def __init__(self, folder: Path, journal_id: bytes = b"") -> None:
+        self.folder = folder
+        for name in (WAKE_FOLDER, LIVE_FOLDER):
+            (folder / name).mkdir(mode=0o700, exist_ok=True)
+        self._lock = FileLock(folder / LOCK_NAME)
+        self._bell = Bell(folder / WAKE_FOLDER)
+        self._listener: WakeListener | None = None
+        self._lives: dict[str, FileLock] = {}
+        self._owner = os.getpid()
+        self.bind(journal_id)
+
+    def bind(self, journal_id: bytes) -> None:
+        """Name the journal whose head the hints are about."""
+        self._seed = crc32(boot_id().encode(), crc32(journal_id))
+
+    async def enter(self) -> None:
+        """Take the journal's lock."""
+        if os.getpid() != self._owner:
+            raise StorageError(
+                f"the journal in {self.folder} was opened by process {self._owner}, which forked; "
+                "open it again in the child"
+            )
+        for _ in range(_TRIES_BEFORE_THREAD):
+            if self._lock.try_acquire():
+                return
+            await asyncio.sleep(0)
+        waiting = asyncio.get_running_loop().run_in_executor(None, self._lock.acquire)
+        try:
+            await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            waiting.add_done_callback(lambda _: self._lock.release())
+            raise
+
+    def leave(self) -> None:
+        """Give the lock up."""
+        self._lock.release()
+
+    def read_hint(self) -> HeadHint | None:
+        """Return the head hint, or None if there is none that this boot can trust."""
+        data = os.pread(self._lock.descriptor, _HINT.size + _CRC.size, 0)
+        if len(data) < _HINT.size + _CRC.size:
+            return None
+        if _CRC.unpack_from(data, _HINT.size)[0] != crc32(data[: _HINT.size], self._seed):
+            return None
+        return HeadHint(*_HINT.unpack_from(data))
+
+    def publish(self, hint: HeadHint) -> None:
+        """Write the head hint; the caller holds the lock."""
+        data = _HINT.pack(*hint)
+        os.pwrite(self._lock.descriptor, data + _CRC.pack(crc32(data, self._seed)), 0)
+
+    def ring(self) -> None:
+        """Wake every other process that waits for news."""
+        self._bell.ring(but="" if self._listener is None else self._listener.name)
+
+    def listen(self) -> None:
+        """From now on, `heard` returns after another process has rung."""
+        if self._listener is None:
+            name = f"{os.getpid()}-{os.urandom(6).hex()}"
+            self._listener = WakeListener(self.folder / WAKE_FOLDER, name)
+
+    async def heard(self) -> None:
+        assert self._listener is not None, "listen comes first"
+        await self._listener.wait()
+
+    def hold_life(self, worker: str) -> None:
+        """Hold this worker's lock until `drop_life` or death."""
+        lock = FileLock(self._life(worker))
+        if not lock.try_acquire():
+            lock.close()
+            raise StorageError(f"another process already lives as worker {worker}")
+        self._lives[worker] = lock
+
+    def drop_life(self, worker: str) -> None:
+        lock = self._lives.pop(worker, None)
+        if lock is not None:
+            self._life(worker).unlink(missing_ok=True)
+            lock.close()
+
+    def is_dead(self, worker: str) -> bool:
+        """Whether the worker's lock is free, or was removed."""
+        if worker in self._lives or not _is_name(worker):
+            return False
+        try:
+            lock = FileLock(self._life(worker), create=False)
+        except FileNotFoundError:
+            return True
+        try:
+            if not lock.try_acquire():
+                return False
+            # Names are random and used once, so nobody will want to lock this one again.
+            lock.path.unlink(missing_ok=True)
+            return True
+        finally:
+            lock.close()
+
+    def close(self) -> None:
+        for worker in tuple(self._lives):
+            self.drop_life(worker)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        self._bell.close()
+        self._lock.close()
+
+    def _life(self, worker: str) -> Path:
+        return self.folder / LIVE_FOLDER / worker
+
+
+def _is_name(worker: str) -> bool:
+    """Whether a worker's name, which may come from a journal, is no path."""
+    return worker.isascii() and worker.isalnum() and len(worker) <= _NAME_LIMIT

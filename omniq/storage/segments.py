@@ -1,0 +1,273 @@
+"""Reading segment files: one frame after another, and what it means if one does not verify.
+
+A `Position` walks through the journal from frame to frame, checking every frame's checksums, its
+sequence number and its place in the hash chain. `find_end` walks to the end of the last segment
+and tells a torn end, which may be cut, from damage, which may not (`Tear` or `CorruptJournal`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from omniq.errors import CorruptJournal, UnsupportedFormat
+from omniq.storage.encoding import MAX_COMMIT_BYTES, chain, decode_commit
+from omniq.storage.framing import (
+    FRAME_HEADER_BYTES,
+    FRAME_MAGIC,
+    SEGMENT_HEADER_BYTES,
+    BadBytes,
+    NotASegment,
+    SegmentHeader,
+    seed_of,
+    unpack_frame_header,
+    unpack_segment_header,
+    verify_payload,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from omniq.core.events import Commit
+    from omniq.storage.disk import Disk
+
+__all__ = (
+    "Position",
+    "Segment",
+    "Tear",
+    "ends_with_its_frame",
+    "find_end",
+    "list_segments",
+    "segment_name",
+)
+
+SUFFIX = ".seg"
+_DIGITS = 20
+_READ_BYTES = 1 << 20
+
+
+def segment_name(first_seq: int) -> str:
+    return f"{first_seq:0{_DIGITS}}{SUFFIX}"
+
+
+def list_segments(disk: Disk, folder: Path) -> list[int]:
+    """Return the first sequence numbers of the segments in a folder, in order."""
+    return sorted(
+        int(name[:_DIGITS])
+        for name in disk.list(folder)
+        if len(name) == _DIGITS + len(SUFFIX) and name.endswith(SUFFIX) and name[:_DIGITS].isdigit()
+    )
+
+
+class Segment:
+    """An open segment file with a verified header."""
+
+    def __init__(self, disk: Disk, folder: Path, first_seq: int, *, writable: bool) -> None:
+        self.disk = disk
+        self.folder = folder
+        self.path = folder / segment_name(first_seq)
+        self.first_seq = first_seq
+        self.descriptor = disk.open(self.path, os.O_RDWR if writable else os.O_RDONLY)
+        try:
+            self.header = self._read_header(first_seq)
+        except BaseException:
+            self.close()
+            raise
+        self.seed = seed_of(self.header.journal_id)
+
+    def _read_header(self, first_seq: int) -> SegmentHeader:
+        try:
+            header = unpack_segment_header(self.read(4096, 0))
+        except NotASegment as error:
+            raise UnsupportedFormat(f"{self.path}: {error}. It was not touched") from None
+        except BadBytes as error:
+            raise self.corrupt(0, first_seq, error.expected, error.found) from None
+        if header.first_seq != first_seq:
+            raise self.corrupt(
+                0, first_seq, f"a segment that begins at {first_seq}", f"one at {header.first_seq}"
+            )
+        return header
+
+    def size(self) -> int:
+        return self.disk.size(self.descriptor)
+
+    def read(self, length: int, offset: int) -> bytes:
+        return self.disk.read(self.descriptor, length, offset)
+
+    def corrupt(self, offset: int, sequence: int, expected: str, found: str) -> CorruptJournal:
+        return CorruptJournal(
+            str(self.folder),
+            segment=self.path.name,
+            offset=offset,
+            sequence=sequence,
+            expected=expected,
+            found=found,
+        )
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            descriptor, self.descriptor = self.descriptor, -1
+            self.disk.close(descriptor)
+
+
+class Position(msgspec.Struct):
+    """A place between two frames, and what is known there."""
+
+    segment: Segment
+    offset: int
+    seq: int
+    digest: bytes
+    at: int = 0
+    frame_offset: int = 0  # where the frame before begins, 0 at the segment's beginning
+    durable: int = 0  # the highest durable watermark seen
+
+    @classmethod
+    def start_of(cls, segment: Segment) -> Position:
+        header = segment.header
+        return cls(segment, SEGMENT_HEADER_BYTES, header.first_seq - 1, header.previous)
+
+    def copy(self) -> Position:
+        return msgspec.structs.replace(self)
+
+    def read(self, limit: int, skip_until: int = 0) -> tuple[list[Commit], BadBytes | None]:
+        """Return about `limit` events' commits from here on, and what stopped the reading.
+
+        Moves behind what was returned. Commits up to `skip_until` are verified, not returned.
+        None means that the limit or the end of the file was reached cleanly.
+        """
+        commits: list[Commit] = []
+        count = 0
+        buffer = memoryview(b"")
+        start = self.offset
+        while count < limit:
+            view = buffer[self.offset - start :]
+            try:
+                payload = self._next_payload(view)
+            except BadBytes as error:
+                wanted = self._wanted(view)
+                available = self.segment.size() - self.offset
+                if len(view) >= min(wanted, available):
+                    return commits, error if available else None
+                start = self.offset
+                size = max(wanted, _READ_BYTES)
+                buffer = memoryview(self.segment.read(size, start))
+                continue
+            commit = self._decode(payload)
+            self._advance(commit, payload)
+            if commit.last_seq > skip_until:
+                commits.append(commit)
+                count += len(commit.events)
+        return commits, None
+
+    def _next_payload(self, view: memoryview) -> memoryview:
+        header = unpack_frame_header(self.segment.seed, view)
+        self.durable = max(self.durable, header.durable)
+        if header.length > MAX_COMMIT_BYTES:
+            raise BadBytes(f"a payload of at most {MAX_COMMIT_BYTES} bytes", str(header.length))
+        payload = view[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + header.length]
+        verify_payload(self.segment.seed, header, payload)
+        if header.first_seq != self.seq + 1:
+            raise BadBytes(f"sequence number {self.seq + 1}", str(header.first_seq))
+        if header.previous != self.digest:
+            raise BadBytes(
+                f"a frame chained to {self.digest.hex()[:16]}…", f"{header.previous.hex()[:16]}…"
+            )
+        return payload
+
+    def _wanted(self, view: memoryview) -> int:
+        """Return how many bytes the frame here needs to be judged."""
+        try:
+            length = unpack_frame_header(self.segment.seed, view).length
+        except BadBytes:
+            return FRAME_HEADER_BYTES
+        return FRAME_HEADER_BYTES + min(length, MAX_COMMIT_BYTES)
+
+    def _decode(self, payload: memoryview) -> Commit:
+        try:
+            commit = decode_commit(payload)
+        except msgspec.DecodeError as error:
+            raise UnsupportedFormat(
+                f"{self.segment.path}, offset {self.offset}: the commit of sequence number "
+                f"{self.seq + 1} is intact but cannot be read ({error}); a newer OmniQ may have "
+                "written it. Next: install that version"
+            ) from None
+        return commit
+
+    def _advance(self, commit: Commit, payload: memoryview) -> None:
+        self.digest = chain(self.digest, payload)
+        self.frame_offset = self.offset
+        self.offset += FRAME_HEADER_BYTES + len(payload)
+        self.seq = commit.last_seq
+        self.at = commit.at
+
+
+class Tear(NamedTuple):
+    """The end of the last segment does not verify, and nothing says that it ever was durable."""
+
+    offset: int
+    length: int
+    expected: str
+    found: str
+
+
+def find_end(position: Position) -> Tear | None:
+    """Walk to the last frame that verifies; the position's segment is the journal's last.
+
+    What lies behind it is a tear if it begins above every durable watermark that can be found,
+    those of frames behind it included: un-synced frames may reach the disk with holes between.
+    Otherwise raises `CorruptJournal`.
+    """
+    problem: BadBytes | None = None
+    while True:
+        commits, problem = position.read(limit=4096)
+        if problem is not None or not commits:
+            break
+    if problem is None:
+        return None
+    segment, offset = position.segment, position.offset
+    rest = segment.read(segment.size() - offset, offset)
+    durable = max(position.durable, _highest_watermark(segment.seed, rest))
+    if position.seq + 1 <= durable:
+        raise segment.corrupt(offset, position.seq + 1, problem.expected, problem.found)
+    return Tear(offset, len(rest), problem.expected, problem.found)
+
+
+def _highest_watermark(seed: int, data: bytes) -> int:
+    """Return the highest durable watermark of any frame header that verifies in `data`."""
+    view = memoryview(data)
+    highest = 0
+    found = data.find(FRAME_MAGIC)
+    while found >= 0:
+        try:
+            highest = max(highest, unpack_frame_header(seed, view[found:]).durable)
+        except BadBytes:
+            highest = max(highest, 0)
+        found = data.find(FRAME_MAGIC, found + 1)
+    return highest
+
+
+def ends_with_its_frame(position: Position) -> bool:
+    """Whether the frame before a position verifies and ends just there, with its digest."""
+    segment = position.segment
+    if not position.frame_offset:
+        start = Position.start_of(segment)
+        return (position.offset, position.seq, position.digest) == (
+            start.offset,
+            start.seq,
+            start.digest,
+        )
+    view = memoryview(segment.read(position.offset - position.frame_offset, position.frame_offset))
+    try:
+        header = unpack_frame_header(segment.seed, view)
+        payload = view[FRAME_HEADER_BYTES:]
+        verify_payload(segment.seed, header, payload)
+    except BadBytes:
+        return False
+    position.durable = max(position.durable, header.durable)
+    return (
+        len(payload) == header.length
+        and header.first_seq + header.count - 1 == position.seq
+        and chain(header.previous, payload) == position.digest
+    )
