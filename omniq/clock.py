@@ -18,7 +18,7 @@ from omniq.core.ids import ENTROPY_BYTES, uuid7
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("Clock", "Entropy", "SystemClock", "SystemEntropy", "Timer", "wait_at_most")
+__all__ = ("Clock", "Entropy", "SystemClock", "SystemEntropy", "Timer", "sleep", "wait_at_most")
 
 _POOL = 512  # ids per call of os.urandom, which costs as much as all the rest of making an id
 _NAME_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
@@ -98,6 +98,11 @@ class SystemEntropy:
 
     def fraction(self) -> float:
         return random.random()  # noqa: S311 - jitter is no secret
+
+
+async def sleep(clock: Clock, seconds: float) -> None:
+    """Wait for this long by the clock."""
+    await wait_at_most(clock, asyncio.Event(), seconds)
 
 
 async def wait_at_most(clock: Clock, event: asyncio.Event, seconds: float | None) -> bool:

@@ -173,7 +173,7 @@ class ResultExpired(JournalEvent, tag="result.expired"):
 
 
 class WorkerJoined(JournalEvent, tag="worker.joined"):
-    """A worker began: it claims tasks, and must renew before `lease_until`.
+    """A worker began: it claims tasks, and gives a sign of life every `lease_us` while it does.
 
     `boot` names the run of the kernel that holds the worker's liveness lock; whoever shares that
     kernel can see the worker die, and everybody else waits for the lease.
@@ -183,7 +183,7 @@ class WorkerJoined(JournalEvent, tag="worker.joined"):
     host: str
     pid: int
     boot: str
-    lease_until: int
+    lease_us: int
     queues: tuple[str, ...] = ()
     concurrency: int = 1
 

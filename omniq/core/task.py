@@ -98,6 +98,7 @@ class WorkerRecord(msgspec.Struct, frozen=True):
     host: str
     pid: int
     boot: str
+    lease_us: int
     lease_until: int
     queues: tuple[str, ...]
     concurrency: int

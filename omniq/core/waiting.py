@@ -114,6 +114,15 @@ class WaitingTasks:
                 if task is not None and task.is_waiting:
                     self.add(task, task.due_at, first=True)
 
+    def has_ready(self, queues: tuple[str, ...], paused: Set[str], now: int) -> bool:
+        """Whether `take` may find something; stale entries make it err towards yes."""
+        self._promote(now)
+        return any(
+            queue.priorities
+            for name, queue in self._queues.items()
+            if name not in paused and (not queues or name in queues)
+        )
+
     def next_due(self) -> int | None:
         """Return the earliest time at which a task that is not ready yet becomes so."""
         while self._later:

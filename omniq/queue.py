@@ -1,0 +1,469 @@
+"""The engine: commands go in, events are decided and appended, and whoever waits is told.
+
+All commands of a process go through one committer. It takes everything that waits, enters the
+journal's exclusive section, catches up with what others appended, decides, appends one batch and
+leaves. While the disk syncs that batch, the next one gathers (group commit). Nothing polls.
+
+What is acknowledged when: `enqueue` returns, and a result is handed out, once it is durable;
+everything else once it is written.
+
+A process that only enqueues never reads the journal: its state is loaded when something first
+asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from omniq.clock import SystemClock, SystemEntropy
+from omniq.core import commands as cmd
+from omniq.core import events as ev
+from omniq.core.decide import decide
+from omniq.core.projection import Projection
+from omniq.errors import (
+    JournalConflict,
+    OmniqError,
+    QueueFull,
+    StorageClosed,
+    StorageError,
+    TaskNotFound,
+)
+from omniq.host import host_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from omniq.clock import Clock, Entropy, Timer
+    from omniq.core.task import TaskRecord
+    from omniq.storage.base import BaseStorage
+
+__all__ = ("AsyncTaskQueue", "Listener")
+
+MAX_WAITING_COMMANDS = 100_000  # beyond it `QueueFull`: the caller is faster than the disk
+MAX_BATCH_EVENTS = 4096  # keeps a commit's work on the event loop below about 20 ms
+READ_EVENTS = 1024  # after so many events, catching up lets the event loop go on
+RETRY_APPEND_SECONDS = 0.5  # how long outcomes that could not be written wait for the next try
+SYNC_WITHIN_SECONDS = 0.05  # when written events become durable that nobody waits for
+
+_FINISHING = frozenset({ev.TaskSucceeded, ev.TaskFailed, ev.TaskCancelled, ev.ResultExpired})
+
+_log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Who wants to see every commit, in order, as soon as it is applied."""
+
+    def on_commit(self, commit: ev.Commit) -> None: ...
+
+    def on_failure(self, error: BaseException) -> None: ...
+
+
+class _Order(NamedTuple):
+    """A command on its way to the committer. Without a future nobody waits for its answer."""
+
+    command: cmd.Command
+    future: asyncio.Future[Sequence[ev.Event]] | None
+    durable: bool
+
+
+class AsyncTaskQueue:
+    """One process' engine on one journal. All methods are called on one event loop."""
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        *,
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
+    ) -> None:
+        self.storage = storage
+        self.clock = clock or SystemClock()
+        self.entropy = entropy or SystemEntropy()
+        self.projection = Projection()
+        self.actor = ""
+        self._loaded = False
+        self._orders: deque[_Order] = deque()
+        self._ordered = asyncio.Event()
+        self._exclusive = asyncio.Lock()  # whoever holds it may change the projection
+        self._acks: deque[tuple[int, asyncio.Future[object], object]] = deque()
+        self._ack_wanted = asyncio.Event()
+        self._lazy_sync: Timer | None = None
+        self._waiters: dict[str, list[asyncio.Future[object]]] = {}
+        self._listeners: list[Listener] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._follower: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+
+    async def open(self) -> None:
+        """Open the journal and begin to take commands."""
+        await self.storage.open()
+        self.actor = f"{self.entropy.name()}@{host_name()}:{os.getpid()}"
+        self._tasks = [
+            asyncio.create_task(self._commit_forever(), name="omniq-committer"),
+            asyncio.create_task(self._sync_forever(), name="omniq-syncer"),
+        ]
+
+    async def close(self) -> None:
+        """Write what was ordered, make it durable, and close the journal."""
+        with contextlib.suppress(StorageError):  # whoever waited for it was told
+            await self.flush()
+        if self._lazy_sync is not None:
+            self._lazy_sync.cancel()
+        tasks = [*self._tasks, *([self._follower] if self._follower else [])]
+        self._tasks, self._follower = [], None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._fail_waiters(StorageClosed(f"the journal {self.storage.location} was closed"))
+        await self.storage.close()
+
+    # Commands.
+
+    async def enqueue(self, tasks: tuple[ev.TaskEnqueued, ...]) -> None:
+        """Accept tasks, all or none; they are durable when this returns.
+
+        Raises `QueueFull` if more commands wait than the disk keeps up with, `StorageError` if
+        they could not be written.
+        """
+        await self._order(cmd.Enqueue(tasks), durable=True)
+
+    async def execute(self, command: cmd.Command) -> Sequence[ev.Event]:
+        """Carry out a command and return its events, which are written when this returns."""
+        await self.load()
+        return await self._order(command, durable=False)
+
+    def post(self, command: cmd.Command) -> None:
+        """Order a command whose answer nobody waits for, such as an attempt's outcome."""
+        self._orders.append(_Order(command, None, durable=False))
+        self._ordered.set()
+
+    async def flush(self) -> None:
+        """Return once everything ordered so far is durable."""
+        await self._order(cmd.Enqueue(()), durable=False)
+        if self._loaded:
+            await self.make_durable(self.projection.seq)
+
+    async def _order(self, command: cmd.Command, *, durable: bool) -> Sequence[ev.Event]:
+        self._check()
+        if len(self._orders) >= MAX_WAITING_COMMANDS:
+            raise QueueFull(
+                f"{len(self._orders)} commands of this process wait to be written to "
+                f"{self.storage.location}. Next: await earlier calls before making more"
+            )
+        future: asyncio.Future[Sequence[ev.Event]] = asyncio.get_running_loop().create_future()
+        self._orders.append(_Order(command, future, durable))
+        self._ordered.set()
+        return await future
+
+    def _check(self) -> None:
+        if not self._tasks:
+            raise StorageClosed(f"the journal {self.storage.location} is not open")
+        if self._failure is not None:
+            raise self._failure
+
+    # Reading.
+
+    async def load(self) -> None:
+        """Read the journal, if that was not done yet, and follow it from now on."""
+        self._check()
+        if self._loaded:
+            return
+        async with self._exclusive:
+            if not self._loaded:
+                await self._catch_up()
+                self._loaded = True
+        self._follower = asyncio.create_task(self._follow_forever(), name="omniq-follower")
+
+    async def refresh(self) -> Projection:
+        """Return the state as the journal has it now, whoever appended to it."""
+        await self.load()
+        async with self._exclusive:
+            await self._catch_up()
+        return self.projection
+
+    async def finished(self, task_id: str) -> TaskRecord:
+        """Wait until a task is finished, and return it once its outcome is durable.
+
+        Raises `TaskNotFound` if the journal does not know it, or no longer.
+        """
+        state = await self.refresh()
+        while (task := state.tasks.get(task_id)) is not None and not task.is_finished:
+            future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            self._waiters.setdefault(task_id, []).append(future)
+            try:
+                await future
+            finally:
+                self._forget_waiter(task_id, future)
+        if task is None:
+            raise TaskNotFound(f"no task {task_id!r} is known, or its result_ttl has ended")
+        await self.make_durable(state.seq)
+        return task
+
+    async def make_durable(self, seq: int) -> None:
+        """Return once everything up to `seq`, whoever appended it, would survive power loss."""
+        self._check()
+        if seq > self.storage.durable:
+            future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            self._acknowledge(seq, future, None)
+            await future
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call `listener.on_commit` for every commit from now on."""
+        self._listeners.append(listener)
+
+    def unsubscribe(self, listener: Listener) -> None:
+        self._listeners.remove(listener)
+
+    def _forget_waiter(self, task_id: str, future: asyncio.Future[object]) -> None:
+        waiters = self._waiters.get(task_id)
+        if waiters is not None and future in waiters:
+            waiters.remove(future)
+            if not waiters:
+                del self._waiters[task_id]
+
+    # The committer.
+
+    async def _commit_forever(self) -> None:
+        while True:
+            await self._ordered.wait()
+            await asyncio.sleep(0)  # whatever else is ready now joins the batch
+            self._ordered.clear()
+            while self._orders:
+                batch = self._take_batch()
+                try:
+                    async with self._exclusive:
+                        await self._commit(batch)
+                except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
+                    self._refuse(batch, error)
+                    break
+
+    def _take_batch(self) -> list[_Order]:
+        batch: list[_Order] = []
+        size = 0
+        while self._orders and size < MAX_BATCH_EVENTS:
+            order = self._orders.popleft()
+            if isinstance(order.command, cmd.Enqueue):
+                size += len(order.command.tasks)
+                if size > MAX_BATCH_EVENTS and batch:
+                    self._orders.appendleft(order)
+                    break
+            else:
+                size += 1
+            batch.append(order)
+        return batch
+
+    async def _commit(self, batch: list[_Order]) -> None:
+        """Append the events of a batch as one commit and answer whoever ordered it."""
+        async with self.storage.exclusive():
+            if self._loaded:
+                commit, answers = await self._decide_and_append(batch)
+            else:
+                commit, answers = await self._append_unread(batch)
+        for order, answer in zip(batch, answers, strict=True):
+            if order.future is None or order.future.done():
+                continue
+            if isinstance(answer, OmniqError):
+                order.future.set_exception(answer)
+            elif order.durable and commit is not None:
+                self._acknowledge(commit.last_seq, order.future, answer)
+            else:
+                order.future.set_result(answer)
+        if commit is not None:
+            self._announce(commit)
+            self._sync_soon()
+
+    async def _append_unread(
+        self, batch: list[_Order]
+    ) -> tuple[ev.Commit | None, list[Sequence[ev.Event] | OmniqError]]:
+        """Append new tasks without knowing what else is in the journal."""
+        answers: list[Sequence[ev.Event] | OmniqError] = []
+        events: list[ev.Event] = []
+        for order in batch:
+            assert isinstance(order.command, cmd.Enqueue), "all other commands load the state"
+            answers.append(order.command.tasks)
+            events.extend(order.command.tasks)
+        if not events:
+            return None, answers
+        commit = await self.storage.append(events, at=self.clock.now_us(), actor=self.actor)
+        return commit, answers
+
+    async def _decide_and_append(
+        self, batch: list[_Order]
+    ) -> tuple[ev.Commit | None, list[Sequence[ev.Event] | OmniqError]]:
+        state = self.projection
+        while True:
+            await self._catch_up()
+            seq, at = state.seq, max(self.clock.now_us(), state.at)
+            state.begin(at)
+            try:
+                events, answers = self._decide(batch, at)
+                if not events:
+                    state.rollback()
+                    return None, answers
+                commit = await self.storage.append(
+                    events, at=at, actor=self.actor, expected=seq
+                )
+            except JournalConflict:
+                state.rollback()
+                continue
+            except BaseException:
+                state.rollback()
+                raise
+            state.keep()
+            return commit, answers
+
+    def _decide(
+        self, batch: list[_Order], at: int
+    ) -> tuple[list[ev.Event], list[Sequence[ev.Event] | OmniqError]]:
+        """Decide one command after the other, each on the state that those before it leave."""
+        state = self.projection
+        events: list[ev.Event] = []
+        answers: list[Sequence[ev.Event] | OmniqError] = []
+        for order in batch:
+            try:
+                decided = decide(state, order.command, at)
+            except OmniqError as refusal:
+                answers.append(refusal)
+                continue
+            for event in decided:
+                state.apply_event(event)
+            events.extend(decided)
+            answers.append(decided)
+        return events, answers
+
+    def _refuse(self, batch: list[_Order], error: Exception) -> None:
+        """Nothing of this batch was written: say so to whoever waits, and keep the outcomes.
+
+        An attempt's outcome exists only here, so it is tried again until it can be written, for
+        example when there is room on the disk.
+        """
+        for order in batch:
+            if order.future is not None and not order.future.done():
+                order.future.set_exception(error)
+        if isinstance(error, StorageClosed) or not isinstance(error, OmniqError | OSError):
+            self._fail(error)
+            return
+        unheard = [order for order in batch if order.future is None]
+        self._orders.extendleft(reversed(unheard))
+        if self._orders:
+            _log.warning(
+                "%d commands could not be written and will be tried again: %s",
+                len(self._orders),
+                error,
+                extra={"action": "append_failed", "commands": len(self._orders)},
+            )
+            self.clock.call_later(RETRY_APPEND_SECONDS, self._ordered.set)
+
+    # Catching up.
+
+    async def _follow_forever(self) -> None:
+        try:
+            while True:
+                await self.storage.wait(self.projection.seq)
+                async with self._exclusive:
+                    await self._catch_up()
+        except (OmniqError, OSError) as error:
+            self._fail(error)
+
+    async def _catch_up(self) -> None:
+        """Apply what was appended by others. The caller holds `_exclusive`."""
+        state = self.projection
+        while commits := await self.storage.read(state.seq, READ_EVENTS):
+            for commit in commits:
+                state.apply(commit)
+                self._announce(commit)
+            if state.seq - commits[0].first_seq >= READ_EVENTS - 1:
+                await asyncio.sleep(0)
+
+    def _announce(self, commit: ev.Commit) -> None:
+        if self._waiters:
+            for event in commit.events:
+                if type(event) in _FINISHING:
+                    self._wake_waiters(event)
+        for listener in self._listeners:
+            listener.on_commit(commit)
+
+    def _wake_waiters(self, event: ev.Event) -> None:
+        ids = event.task_ids if isinstance(event, ev.ResultExpired) else (event.task_id,)
+        for task_id in ids:
+            for future in self._waiters.pop(task_id, ()):
+                if not future.done():
+                    future.set_result(None)
+
+    # Durability.
+
+    def _acknowledge(self, seq: int, future: asyncio.Future[object], answer: object) -> None:
+        """Resolve a future with its answer once everything up to `seq` is durable."""
+        if seq <= self.storage.durable:
+            future.set_result(answer)
+        else:
+            self._acks.append((seq, future, answer))
+            self._ack_wanted.set()
+
+    async def _sync_forever(self) -> None:
+        try:
+            while True:
+                await self._ack_wanted.wait()
+                self._ack_wanted.clear()
+                while self._acks:
+                    await self.storage.sync(self._acks[-1][0])
+                    self._resolve_acks(self.storage.durable)
+        except (OmniqError, OSError) as error:
+            self._fail(error)
+
+    def _resolve_acks(self, durable: int) -> None:
+        later: deque[tuple[int, asyncio.Future[object], object]] = deque()
+        while self._acks:
+            seq, future, answer = self._acks.popleft()
+            if seq > durable:
+                later.append((seq, future, answer))
+            elif not future.done():
+                future.set_result(answer)
+        self._acks = later
+
+    def _sync_soon(self) -> None:
+        """See to it that what was written becomes durable, though nobody waits for it."""
+        if self._acks or self._lazy_sync is not None:
+            return
+        seq = self.projection.seq
+        if self._loaded and seq > self.storage.durable:
+            self._lazy_sync = self.clock.call_later(SYNC_WITHIN_SECONDS, self._sync_now)
+
+    def _sync_now(self) -> None:
+        self._lazy_sync = None
+        seq = self.projection.seq
+        if seq > self.storage.durable:
+            future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            future.add_done_callback(lambda done: done.exception())  # reported by `_fail`
+            self._acknowledge(seq, future, None)
+
+    # Failing.
+
+    def _fail(self, error: BaseException) -> None:
+        """The journal cannot be used from here on: tell everyone who waits, now and later."""
+        _log.error(
+            "the journal %s failed: %s",
+            self.storage.location,
+            error,
+            extra={"action": "journal_failed"},
+        )
+        self._failure = error
+        self._fail_waiters(error)
+
+    def _fail_waiters(self, error: BaseException) -> None:
+        futures = [future for _, future, _ in self._acks]
+        futures += [future for waiters in self._waiters.values() for future in waiters]
+        futures += [order.future for order in self._orders if order.future is not None]
+        self._acks.clear()
+        self._waiters.clear()
+        self._orders.clear()
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+        for listener in tuple(self._listeners):
+            listener.on_failure(error)

@@ -1,0 +1,163 @@
+"""Which functions may run here, by the names that stand in a journal.
+
+A worker runs what was registered with its app, and functions of modules that its owner allowed
+(`Settings.task_modules`). A name from a journal alone imports nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from omniq.errors import TaskNotAllowed
+from omniq.serialization import Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ("Executor", "Registration", "Registry", "name_of")
+
+type Executor = Literal["async", "thread", "process"]
+
+_log = logging.getLogger(__name__)
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """A function under its name, and how it is called."""
+
+    name: str
+    function: Callable[..., Any]
+    signature: Signature
+    executor: Executor
+
+    @property
+    def target(self) -> str:
+        """Where a child process finds the function: `module:qualname`."""
+        return name_of(self.function, importable=True)
+
+
+class Registry:
+    """The functions of one app."""
+
+    def __init__(self, task_modules: tuple[str, ...] = ()) -> None:
+        self._allowed = task_modules
+        self._registrations: dict[str, Registration] = {}
+        self._missing: dict[str, str] = {}  # names that cannot be run here, and why
+        self.version = 0  # grows with every function that is added
+
+    def register(
+        self,
+        function: Callable[..., object],
+        *,
+        name: str | None = None,
+        executor: Executor | None = None,
+        importable: bool = False,
+    ) -> Registration:
+        """Add a function under its name, or replace the one of that name.
+
+        Raises `TaskNotAllowed` if it has no name to go by, or if it must be `importable`, so that
+        other processes find it by its name alone, and is not.
+        """
+        if name is None:
+            name = name_of(function, importable=importable or executor == "process")
+        registration = Registration(
+            name, function, Signature(function), executor or _default_executor(function)
+        )
+        self._registrations[name] = registration
+        self._missing.pop(name, None)
+        self.version += 1
+        return registration
+
+    def get(self, name: str) -> Registration | None:
+        """Return what was registered under a name."""
+        return self._registrations.get(name)
+
+    def resolve(self, name: str) -> Registration | None:
+        """Return the function of a name, importing its module only if that is allowed."""
+        found = self._registrations.get(name)
+        if found is not None or name in self._missing:
+            return found
+        try:
+            return self._import(name)
+        except TaskNotAllowed as error:
+            self._missing[name] = str(error)
+            _log.warning("%s", error, extra={"action": "task_not_runnable", "task_name": name})
+            return None
+
+    def require(self, name: str) -> Registration:
+        """Like `resolve`, but raises `TaskNotAllowed` with the reason."""
+        return self._registrations.get(name) or self._import(name)
+
+    def why_missing(self, name: str) -> str | None:
+        """Return why a name cannot be run here, if that was found out."""
+        return self._missing.get(name)
+
+    def _import(self, name: str) -> Registration:
+        module_name, _, qualified = name.partition(":")
+        if not any(
+            module_name == allowed or module_name.startswith(f"{allowed}.")
+            for allowed in self._allowed
+        ):
+            raise TaskNotAllowed(
+                f"no function is registered as {name!r}, and its module is not among "
+                f"task_modules={list(self._allowed)}. Next: register it with @oq.task in a module "
+                "that this process imports, or allow its module"
+            )
+        if not qualified or not all(part.isidentifier() for part in qualified.split(".")):
+            raise TaskNotAllowed(f"{name!r} is not of the form module:function")
+        try:
+            found: Any = importlib.import_module(module_name)
+            for part in qualified.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError) as error:
+            raise TaskNotAllowed(
+                f"{name!r} cannot be found: {error}. Next: deploy the code that has it"
+            ) from error
+        if name in self._registrations:  # importing its module registered it
+            return self._registrations[name]
+        registration = getattr(found, "registration", None)
+        if isinstance(registration, Registration):  # a task of another app
+            return self.register(registration.function, name=name, executor=registration.executor)
+        if not callable(found):
+            raise TaskNotAllowed(f"{name!r} is a {type(found).__name__}, not a function")
+        return self.register(found, name=name)
+
+
+def name_of(function: Callable[..., object], *, importable: bool) -> str:
+    """Return the name of a function, `module:qualname`.
+
+    Raises `TaskNotAllowed` for what has none (a lambda), and, if it must be importable, for
+    functions inside functions.
+    """
+    qualified = getattr(function, "__qualname__", None)
+    module = getattr(function, "__module__", None)
+    if not callable(function) or qualified is None or module is None:
+        raise TaskNotAllowed(f"{function!r} is not a function. Next: pass a module's function")
+    if "<lambda>" in qualified or (importable and "<" in qualified):
+        raise TaskNotAllowed(
+            f"{module}:{qualified} cannot be found by its name in another process. "
+            "Next: move it to the top of its module"
+        )
+    return f"{_module_name(module)}:{qualified}"
+
+
+def _module_name(module: str) -> str:
+    """Return the name that another process imports: that of the script for `__main__`."""
+    if module != "__main__":
+        return module
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name).removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else module
+
+
+def _default_executor(function: Callable[..., object]) -> Executor:
+    return "async" if inspect.iscoroutinefunction(function) else "thread"

@@ -1,0 +1,314 @@
+"""Values to bytes and back: arguments and results, checked on the way in, typed on the way out.
+
+The safe codec is msgspec's msgpack: data only, and what comes out has the annotated type.
+cloudpickle runs code when it is read, so it is used only where the settings of the writing and of
+the reading side both say so; a payload names its codec, and cannot choose how it is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from datetime import datetime
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from omniq.errors import PayloadTooLarge, SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from omniq.config import Serializer
+    from omniq.core.events import Codec
+
+__all__ = ("Codecs", "Signature", "convert")
+
+type Arguments = tuple[list[object], dict[str, object]]
+_PLAIN = (str, int, float, bool, bytes, type(None))
+
+
+class Signature:
+    """The parameters of a task's function: which calls fit, and which types they are read as."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.name = f"{function.__module__}:{function.__qualname__}"
+        self._signature = inspect.signature(function)
+        hints = _type_hints(function)
+        self._returns = hints.get("return", Any)
+        parameters = self._signature.parameters.values()
+        self._named = {p.name: hints.get(p.name, Any) for p in parameters}
+        self._positional = [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        self._required = sum(
+            1
+            for p in parameters
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+        )
+        self._rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        self._needs_keywords = any(
+            p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters
+        )
+
+    @property
+    def returns(self) -> Any:  # noqa: ANN401 - a type, of whatever kind
+        """The annotated type of what the function returns."""
+        return self._returns
+
+    def check(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        """Raise `SerializationError` if the function cannot be called like this."""
+        fits = not kwargs and not self._needs_keywords and self._required <= len(args)
+        if fits and len(args) <= len(self._positional):
+            return  # the common case, at a tenth of the cost of binding
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise SerializationError(
+                f"{self.name}{self._signature} cannot be called like this: {error}"
+            ) from None
+
+    def named(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[tuple[str, object]]:
+        """Return the arguments with the names of their parameters."""
+        pairs = [(self._name_of(index), value) for index, value in enumerate(args)]
+        return [*pairs, *kwargs.items()]
+
+    def type_of(self, name: str) -> Any:  # noqa: ANN401 - a type, of whatever kind
+        """Return the annotated type of a parameter, or of `**kwargs` for a name they take."""
+        if name in self._named:
+            return self._named[name]
+        return self._named[self._extra] if self._extra is not None else Any
+
+    def convert(self, arguments: Arguments) -> Arguments:
+        """Return arguments that were read, converted to the annotated types."""
+        args, kwargs = arguments
+        converted = [
+            self._convert_one(self._name_of(index), value) for index, value in enumerate(args)
+        ]
+        return converted, {name: self._convert_one(name, value) for name, value in kwargs.items()}
+
+    def _name_of(self, index: int) -> str:
+        if index < len(self._positional):
+            return self._positional[index]
+        return self._rest or f"argument {index + 1}"
+
+    def _convert_one(self, name: str, value: object) -> object:
+        kind = self.type_of(name)
+        if kind is Any or type(value) is kind:
+            return value
+        return convert(value, kind, f"argument {name!r} of {self.name}")
+
+
+class Codecs:
+    """Encodes and decodes under one set of settings."""
+
+    def __init__(self, serializer: Serializer, max_payload_bytes: int) -> None:
+        self.codec: Codec = serializer
+        self.limit = max_payload_bytes
+
+    def encode_arguments(
+        self, signature: Signature | None, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> bytes:
+        """Return the arguments of a call as bytes; raises `SerializationError` naming the culprit.
+
+        With a signature they are checked against it, as the worker will read them.
+        """
+        name = signature.name if signature is not None else "the task"
+        if signature is not None:
+            signature.check(args, kwargs)
+        if self.codec == "cloudpickle":
+            payload = _pickle((args, kwargs), f"the arguments of {name}")
+        else:
+            payload = self._encode_safely(signature, name, args, kwargs)
+        self._bound(payload, f"the arguments of {name}")
+        return payload
+
+    def decode_arguments(self, signature: Signature, payload: bytes, codec: Codec) -> Arguments:
+        """Return the arguments of a call, of the annotated types."""
+        if codec == "cloudpickle":
+            args, kwargs = self._unpickle(payload, f"the arguments of {signature.name}")
+            return list(args), dict(kwargs)
+        try:
+            arguments = _arguments_decoder.decode(payload)
+        except msgspec.DecodeError as error:
+            raise SerializationError(
+                f"the stored arguments of {signature.name} cannot be read: {error}"
+            ) from None
+        return signature.convert(arguments)
+
+    def encode_result(self, value: object, name: str) -> bytes:
+        """Return what a task returned as bytes."""
+        what = f"the result of {name}"
+        if self.codec == "cloudpickle":
+            payload = _pickle(value, what)
+        elif value is None:
+            return _NONE
+        else:
+            _refuse_naive_datetimes(value, what)
+            payload = _encode(value, what)
+        self._bound(payload, what)
+        return payload
+
+    def decode_result(self, payload: bytes, codec: Codec, kind: Any, name: str) -> object:  # noqa: ANN401
+        """Return what a task returned, of type `kind`."""
+        what = f"the result of {name}"
+        if codec == "cloudpickle":
+            return self._unpickle(payload, what)
+        try:
+            value = _decoder.decode(payload)
+        except msgspec.DecodeError as error:
+            raise SerializationError(f"{what} cannot be read: {error}") from None
+        return value if kind is Any or type(value) is kind else convert(value, kind, what)
+
+    def may_read(self, codec: Codec) -> bool:
+        """Whether payloads of this codec are read here at all."""
+        return codec == "msgpack" or self.codec == "cloudpickle"
+
+    def _encode_safely(
+        self,
+        signature: Signature | None,
+        name: str,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+    ) -> bytes:
+        try:
+            payload = _encoder.encode((args, kwargs))
+        except (TypeError, ValueError, OverflowError, RecursionError, UnicodeError):
+            for where, value in _named(signature, args, kwargs):
+                _encode(value, f"argument {where!r} of {name}")
+            raise  # every argument by itself can be encoded, so it is not the arguments
+        for where, value in _named(signature, args, kwargs):
+            if type(value) not in _PLAIN:
+                _refuse_naive_datetimes(value, f"argument {where!r} of {name}")
+        if signature is not None:
+            signature.convert(_arguments_decoder.decode(payload))
+        return payload
+
+    def _bound(self, payload: bytes, what: str) -> None:
+        if len(payload) > self.limit:
+            raise PayloadTooLarge(
+                f"{what} are {len(payload)} bytes, more than max_payload_bytes={self.limit}. "
+                "Next: store the data elsewhere and pass a reference, or raise the setting"
+            )
+
+    def _unpickle(self, payload: bytes, what: str) -> Any:  # noqa: ANN401 - whatever was pickled
+        if self.codec != "cloudpickle":
+            raise SerializationError(
+                f"{what} are pickled, and reading them could run any code; it was not done. "
+                'Next: if you trust who wrote this journal, set serializer="cloudpickle" here too'
+            )
+        import cloudpickle  # noqa: PLC0415 - only for those who opted in
+
+        try:
+            return cloudpickle.loads(payload)
+        except Exception as error:
+            raise SerializationError(f"{what} cannot be unpickled: {error}") from error
+
+
+def convert(value: object, kind: Any, what: str) -> object:  # noqa: ANN401 - a type
+    """Return a value that was read as an instance of `kind`; raises `SerializationError`."""
+    try:
+        return msgspec.convert(value, kind, dec_hook=_decode_hook)
+    except msgspec.ValidationError as error:
+        raise SerializationError(f"{what}: {error}, for {value!r:.100}") from None
+    except TypeError as error:
+        if "is not supported" in str(error) or "unsupported" in str(error):
+            return value  # an annotation that msgspec does not know: the value as it was read
+        raise SerializationError(f"{what}: {error}") from None
+
+
+def _named(
+    signature: Signature | None, args: tuple[object, ...], kwargs: dict[str, object]
+) -> list[tuple[str, object]]:
+    if signature is not None:
+        return signature.named(args, kwargs)
+    return [*((f"{index + 1}", value) for index, value in enumerate(args)), *kwargs.items()]
+
+
+def _encode(value: object, what: str) -> bytes:
+    try:
+        return _encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError, UnicodeError) as error:
+        raise SerializationError(
+            f"{what} cannot be encoded: {error}. Next: pass plain data, dataclasses or "
+            'msgspec.Struct, or opt in to serializer="cloudpickle"'
+        ) from None
+
+
+def _pickle(value: object, what: str) -> bytes:
+    import cloudpickle  # noqa: PLC0415 - only for those who opted in
+
+    try:
+        return bytes(cloudpickle.dumps(value))
+    except Exception as error:
+        raise SerializationError(f"{what} cannot be pickled: {error}") from error
+
+
+def _refuse_naive_datetimes(value: object, what: str) -> None:
+    """Raise `SerializationError` for a datetime without a time zone anywhere in `value`."""
+    if type(value) in _PLAIN:
+        return
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise SerializationError(
+                f"{what} holds a naive datetime ({value.isoformat()}), which means another moment "
+                "on another machine. Next: give it a time zone, such as datetime.now(UTC)"
+            )
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_naive_datetimes(key, what)
+            _refuse_naive_datetimes(item, what)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            _refuse_naive_datetimes(item, what)
+    else:
+        for item in _fields_of(value):
+            _refuse_naive_datetimes(item, what)
+
+
+def _fields_of(value: object) -> list[object]:
+    """Return the values of the fields of a dataclass, Struct or attrs object."""
+    if isinstance(value, msgspec.Struct):
+        names = value.__struct_fields__
+    elif dataclasses.is_dataclass(value):
+        names = tuple(field.name for field in dataclasses.fields(value))
+    else:
+        names = tuple(field.name for field in getattr(type(value), "__attrs_attrs__", ()))
+    return [getattr(value, name) for name in names]
+
+
+def _type_hints(function: Callable[..., object]) -> dict[str, Any]:
+    """Return the resolved annotations; one that cannot be resolved counts as Any."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError:
+        return {
+            name: hint
+            for name, hint in inspect.get_annotations(function).items()
+            if not isinstance(hint, str)
+        }
+
+
+def _encode_hook(value: object) -> object:
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} is not plain data")
+
+
+def _decode_hook(kind: type, value: object) -> object:
+    if isinstance(kind, type) and issubclass(kind, PurePath) and isinstance(value, str):
+        return kind(value)
+    if isinstance(kind, type) and isinstance(value, kind):
+        return value
+    raise TypeError(f"type {kind!r} is not supported")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_hook)
+_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
+_arguments_decoder: msgspec.msgpack.Decoder[Arguments] = msgspec.msgpack.Decoder(
+    tuple[list[Any], dict[str, Any]]
+)
+_NONE = _encoder.encode(None)

@@ -1,0 +1,341 @@
+"""Tasks as their users hold them: the decorated function, and the handle of what was enqueued."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from omniq.core import commands as cmd
+from omniq.core.events import TaskEnqueued
+from omniq.core.retry import DEFAULT_RULE, RetryRule
+from omniq.core.transitions import TaskStatus
+from omniq.errors import ConfigError, TaskCancelled, TaskFailed, TaskNotFound
+from omniq.models import (
+    Duration,
+    HistoryEvent,
+    RetryPolicy,
+    TaskError,
+    from_datetime,
+    to_us,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from omniq.config import Settings
+    from omniq.core.task import TaskRecord
+    from omniq.queue import AsyncTaskQueue
+    from omniq.registry import Registration
+    from omniq.serialization import Codecs, Signature
+
+__all__ = ("App", "Options", "TaskFunction", "TaskHandle")
+
+MAX_NAME = 200  # characters of a queue's name
+MAX_PRIORITY = 1_000_000
+
+
+class App(Protocol):
+    """What a task needs of the app that it belongs to."""
+
+    settings: Settings
+    codecs: Codecs
+
+    async def engine(self) -> AsyncTaskQueue: ...
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a task is enqueued. What is None is left to the settings."""
+
+    queue: str = "default"
+    priority: int = 0
+    timeout: Duration | None = None
+    max_retries: int | None = None
+    retry: RetryPolicy | None = None
+    result_ttl: Duration | None = None
+    delay: Duration | None = None
+    eta: Any = None
+    interval: Duration | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.queue, str) or not 0 < len(self.queue) <= MAX_NAME:
+            raise ConfigError(f"queue must be a name of up to {MAX_NAME} characters: {self.queue!r}")
+        if isinstance(self.priority, bool) or not isinstance(self.priority, int):
+            raise ConfigError(f"priority must be an integer, not {self.priority!r}")
+        if abs(self.priority) > MAX_PRIORITY:
+            raise ConfigError(f"priority must be within ±{MAX_PRIORITY}, not {self.priority}")
+        if self.retry is not None and self.max_retries is not None:
+            raise ConfigError("give either retry or max_retries: the policy has its own max_retries")
+        if self.delay is not None and self.eta is not None:
+            raise ConfigError("give either delay or eta: both say when the task is due")
+        for name in ("timeout", "interval", "result_ttl"):
+            value = getattr(self, name)
+            if value is not None and to_us(value, name) == 0:
+                raise ConfigError(f"{name} must be longer than 0")
+        if self.delay is not None:
+            to_us(self.delay, "delay")
+        if self.eta is not None:
+            from_datetime(self.eta, "eta")
+
+    def changed(self, **changes: Any) -> Options:  # noqa: ANN401 - the fields above
+        """Return options in which what is not None is changed."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        for one, other in (("retry", "max_retries"), ("delay", "eta")):
+            if one in given and other not in given:
+                given[other] = None
+            elif other in given and one not in given:
+                given[one] = None
+        return msgspec.structs.replace(self, **given)
+
+    def rule(self, settings: Settings) -> RetryRule | None:
+        """Return the retry rule to write; None stands for the default one."""
+        if self.retry is not None:
+            rule = self.retry.to_rule()
+        else:
+            retries = settings.default_max_retries if self.max_retries is None else self.max_retries
+            rule = RetryPolicy(max_retries=retries).to_rule()
+        return None if rule == DEFAULT_RULE else rule
+
+    def prototype(self, name: str, app: App) -> TaskEnqueued:
+        """Return the event of such a task, but for what differs from call to call."""
+        settings = app.settings
+        timeout = settings.default_timeout if self.timeout is None else self.timeout
+        ttl = settings.result_ttl if self.result_ttl is None else self.result_ttl
+        return TaskEnqueued(
+            task_id="",
+            name=name,
+            queue=self.queue,
+            payload=b"",
+            codec=app.codecs.codec,
+            priority=self.priority,
+            timeout_us=0 if timeout is None else to_us(timeout, "timeout"),
+            retry=self.rule(settings),
+            interval_us=0 if self.interval is None else to_us(self.interval, "interval"),
+            result_ttl_us=0 if ttl is None else to_us(ttl, "result_ttl"),
+        )
+
+    def due_at(self, now: int) -> int:
+        """Return when the task is due, in microseconds since 1970, or 0 for at once."""
+        if self.eta is not None:
+            return from_datetime(self.eta, "eta")
+        if self.delay is not None:
+            return now + to_us(self.delay, "delay")
+        return 0
+
+
+class Enqueuer:
+    """Turns calls of one function, under one set of options, into tasks."""
+
+    def __init__(self, app: App, name: str, signature: Signature | None, options: Options) -> None:
+        self._app = app
+        self._signature = signature
+        self._options = options
+        self._prototype = options.prototype(name, app)
+
+    async def enqueue(
+        self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+    ) -> list[TaskHandle[Any]]:
+        """Enqueue a task for each call, all or none, and return their handles."""
+        app, signature, prototype = self._app, self._signature, self._prototype
+        payloads = [app.codecs.encode_arguments(signature, args, kwargs) for args, kwargs in calls]
+        queue = await app.engine()
+        now = queue.clock.now_us()
+        due_at = self._options.due_at(now)
+        tasks: list[TaskEnqueued] = []
+        for payload in payloads:
+            task_id = queue.entropy.task_id(now)
+            tasks.append(
+                TaskEnqueued(
+                    task_id,
+                    prototype.name,
+                    prototype.queue,
+                    payload,
+                    prototype.codec,
+                    prototype.priority,
+                    due_at,
+                    prototype.timeout_us,
+                    prototype.retry,
+                    prototype.interval_us,
+                    task_id if prototype.interval_us else "",
+                    prototype.result_ttl_us,
+                )
+            )
+        await queue.enqueue(tuple(tasks))
+        kind = Any if signature is None else signature.returns
+        return [TaskHandle(app, task.task_id, kind) for task in tasks]
+
+
+class TaskFunction[**P, R, C]:
+    """A function that was made a task. Calling it is a plain call; `enqueue` has it run by a worker.
+
+    `R` is what the task results in, `C` what a plain call returns (for an async function, its
+    coroutine).
+    """
+
+    def __init__(
+        self,
+        app: App,
+        registration: Registration,
+        function: Callable[P, C],
+        options: Options | None = None,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.registration = registration
+        self.name = registration.name
+        self._app = app
+        self._function = function
+        self._options = options or Options()
+        self._enqueuer = Enqueuer(app, registration.name, registration.signature, self._options)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
+        """Call the function here and now."""
+        return self._function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
+        """Enqueue a call; it is durable when this returns.
+
+        Raises `SerializationError` for arguments that do not fit or cannot be encoded,
+        `PayloadTooLarge`, `QueueFull` or `StorageError`; then nothing was written.
+        """
+        return (await self._enqueuer.enqueue([(args, kwargs)]))[0]
+
+    async def enqueue_many(
+        self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]
+    ) -> list[TaskHandle[R]]:
+        """Enqueue several calls, all or none; they are durable when this returns.
+
+        Each call is a tuple of positional arguments, or a mapping of keyword arguments.
+        """
+        return await self._enqueuer.enqueue([_as_call(call) for call in calls])
+
+    def options(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        timeout: Duration | None = None,
+        max_retries: int | None = None,
+        retry: RetryPolicy | None = None,
+        result_ttl: Duration | None = None,
+        delay: Duration | None = None,
+        eta: datetime | None = None,
+        interval: Duration | None = None,
+    ) -> TaskFunction[P, R, C]:
+        """Return this task with other options; what is None stays as it is.
+
+        `delay` or `eta` says when it is due, `interval` that it runs again and again, counted
+        from start to start. Raises `ConfigError` for values that are not allowed.
+        """
+        changed = self._options.changed(
+            queue=queue,
+            priority=priority,
+            timeout=timeout,
+            max_retries=max_retries,
+            retry=retry,
+            result_ttl=result_ttl,
+            delay=delay,
+            eta=eta,
+            interval=interval,
+        )
+        return TaskFunction(self._app, self.registration, self._function, changed)
+
+
+class TaskHandle[R]:
+    """A task that was enqueued, by its `id`. Handles of one task are equal."""
+
+    def __init__(self, app: App, task_id: str, kind: Any = Any) -> None:  # noqa: ANN401 - a type
+        self.id = task_id
+        self._app = app
+        self._kind = kind
+
+    def __repr__(self) -> str:
+        return f"<task {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TaskHandle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    async def result(self, timeout: Duration | None = None) -> R:  # noqa: ASYNC109 - as in get_result
+        """Wait until the task is finished and return what its function returned.
+
+        The outcome is durable when this returns, and never changes. Raises `TaskFailed` with the
+        last attempt's error, `TaskCancelled`, the built-in `TimeoutError` if it is not finished
+        within `timeout`, or `TaskNotFound` if its `result_ttl` ended.
+        """
+        queue = await self._app.engine()
+        task = await wait_finished(queue, self.id, timeout)
+        if task.status is TaskStatus.SUCCESS:
+            return self._decode(task)  # type: ignore[no-any-return]
+        assert task.error is not None, "FAILED and CANCELLED tasks have an error"
+        if task.status is TaskStatus.FAILED:
+            raise TaskFailed(task.id, TaskError.of(task, task.error))
+        raise TaskCancelled(task.id, task.error.message)
+
+    async def status(self) -> TaskStatus:
+        """Return where the task stands now. Raises `TaskNotFound` if nobody knows it."""
+        state = await (await self._app.engine()).refresh()
+        task = state.tasks.get(self.id)
+        if task is None:
+            raise TaskNotFound(f"no task {self.id!r} is known, or its result_ttl has ended")
+        return task.status
+
+    async def cancel(self, reason: str = "") -> bool:
+        """Cancel the task, or the whole series if it is a run of an interval.
+
+        True if it will not run, or was asked to stop running; False if it had already ended.
+        Written, not yet synced, when this returns.
+        """
+        return bool(await (await self._app.engine()).execute(cmd.CancelTask(self.id, reason)))
+
+    async def requeue(self, reason: str = "") -> bool:
+        """Run a finished task again, under the same id, with its attempts counted anew.
+
+        True if it was finished, and so is PENDING now.
+        """
+        return bool(await (await self._app.engine()).execute(cmd.RequeueTask(self.id, reason)))
+
+    async def history(self) -> list[HistoryEvent]:
+        """Return everything that happened to the task, read from the journal."""
+        queue = await self._app.engine()
+        found = await queue.storage.read_task(self.id)
+        return [HistoryEvent.of(seq, commit, event) for seq, commit, event in found]
+
+    def _decode(self, task: TaskRecord) -> Any:  # noqa: ANN401 - of the type R
+        assert task.result is not None, "a task in SUCCESS has a result"
+        return self._app.codecs.decode_result(
+            task.result, task.run.codec, self._kind, task.spec.name
+        )
+
+
+async def wait_finished(
+    queue: AsyncTaskQueue, task_id: str, timeout: Duration | None  # noqa: ASYNC109
+) -> TaskRecord:
+    """Wait for the end of a task; raises TimeoutError that names it if it takes longer."""
+    import asyncio  # noqa: PLC0415
+
+    if timeout is None:
+        return await queue.finished(task_id)
+    seconds = to_us(timeout, "timeout") / 1_000_000
+    try:
+        async with asyncio.timeout(seconds):
+            return await queue.finished(task_id)
+    except TimeoutError:
+        raise TimeoutError(f"task {task_id} was not finished within {seconds:g} s") from None
+
+
+def _as_call(call: tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(call, Mapping):
+        return (), dict(call)
+    if isinstance(call, tuple | list):
+        return tuple(call), {}
+    raise ConfigError(
+        f"each call must be a tuple of arguments or a mapping of keyword arguments, not {call!r:.80}"
+    )

@@ -1,0 +1,172 @@
+"""One attempt at one task: call the function, and put how it ended into a command.
+
+An attempt can be ended from outside for four reasons. An async function is cancelled at its next
+await; a thread cannot be stopped, so it is told (`should_stop`) and given up; a process is
+killed. Whatever way it ends, exactly one outcome is reported, unless the claim is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import traceback
+from enum import Enum
+from itertools import dropwhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from omniq import errors as omniq_errors
+from omniq.core import commands as cmd
+from omniq.core.events import ErrorRecord
+from omniq.errors import SerializationError
+from omniq.models import class_name
+from omniq.worker import context as ctx
+from omniq.worker.protocol import RaisedInChild
+
+if TYPE_CHECKING:
+    from omniq.clock import Clock, Entropy, Timer
+    from omniq.core.task import TaskRecord
+    from omniq.registry import Registration
+    from omniq.serialization import Codecs
+    from omniq.worker.executors import Executors
+
+__all__ = ("Attempt", "End", "describe_error")
+
+_OUR_FOLDERS = tuple(f"{Path(file).parent}{os.sep}" for file in (anyio.__file__, omniq_errors.__file__))
+
+MAX_MESSAGE = 4_000  # characters of an exception's message that are kept
+MAX_TRACEBACK = 16_000  # characters of a traceback, of which the end is kept
+
+
+class End(Enum):
+    """Why an attempt is ended from outside."""
+
+    TIMEOUT = "timeout"
+    CANCEL = "cancel"
+    STOP = "stop"  # its worker stops: the attempt is given back
+    LOST = "lost"  # its claim is gone: nothing it says counts any more
+
+
+class Attempt:
+    """A claimed task that is being run."""
+
+    def __init__(
+        self,
+        task: TaskRecord,
+        registration: Registration,
+        context: ctx.TaskContext,
+        *,
+        worker: str,
+        codecs: Codecs,
+        executors: Executors,
+        entropy: Entropy,
+    ) -> None:
+        self.task = task
+        self._registration = registration
+        self._context = context
+        self._worker = worker
+        self._codecs = codecs
+        self._executors = executors
+        self._entropy = entropy
+        self._end: End | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._deadline: Timer | None = None
+
+    def bind(self, runner: asyncio.Task[None], clock: Clock) -> None:
+        """Name the asyncio task that awaits `run`, and begin to count its time."""
+        self._runner = runner
+        if self.task.spec.timeout_us:
+            seconds = self.task.spec.timeout_us / 1_000_000
+            self._deadline = clock.call_later(seconds, lambda: self.end(End.TIMEOUT))
+
+    def end(self, reason: End) -> None:
+        """End the attempt; the first reason counts, but for LOST, which trumps all."""
+        if self._end is not None and reason is not End.LOST:
+            return
+        first = self._end is None
+        self._end = reason
+        self._context.stop()
+        if first and self._runner is not None:
+            self._runner.cancel()
+
+    async def run(self) -> cmd.Outcome | None:
+        """Run the task once and return the outcome; None if the claim was lost meanwhile."""
+        task, worker = self.task, self._worker
+        outcome: cmd.Outcome
+        try:
+            result = await self._call()
+            outcome = cmd.Succeed(task.id, task.attempt, worker, result, self._codecs.codec)
+        except asyncio.CancelledError as error:
+            outcome = self._ended(error)
+        except ctx.RetryLater as later:
+            outcome = cmd.Release(task.id, task.attempt, worker, later.reason, later.after_us)
+        except ctx.Cancel as cancel:
+            outcome = cmd.AcknowledgeCancel(task.id, task.attempt, worker, cancel.reason)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task raised
+            outcome = self._failed(error)
+        finally:
+            if self._deadline is not None:
+                self._deadline.cancel()
+        return None if self._end is End.LOST else outcome
+
+    async def _call(self) -> bytes:
+        """Call the function and return its encoded result."""
+        registration, task = self._registration, self.task
+        if registration.executor == "process":
+            return await self._executors.run_in_process(
+                registration, task, self._context, self._codecs
+            )
+        args, kwargs = self._codecs.decode_arguments(
+            registration.signature, task.payload, task.spec.codec
+        )
+        ctx.enter(self._context)
+        if registration.executor == "async":
+            value = await registration.function(*args, **kwargs)
+        else:
+            value = await self._executors.run_in_thread(registration.function, args, kwargs)
+        return self._codecs.encode_result(value, registration.name)
+
+    def _ended(self, error: asyncio.CancelledError) -> cmd.Outcome:
+        """Return the outcome of an attempt that was cancelled in the sense of asyncio."""
+        task, worker = self.task, self._worker
+        if self._end is End.CANCEL:
+            return cmd.AcknowledgeCancel(task.id, task.attempt, worker, "it was cancelled")
+        if self._end is End.TIMEOUT:
+            seconds = task.spec.timeout_us / 1_000_000
+            message = f"the attempt took longer than its timeout of {seconds:g} s"
+            if self._registration.executor == "thread":
+                message += "; its thread was given up and may still be running"
+            return self._failed(TimeoutError(message))
+        if self._end is None:
+            return self._failed(error)  # the task cancelled itself, which nobody asked for
+        return cmd.Release(task.id, task.attempt, worker, "its worker stopped")
+
+    def _failed(self, error: BaseException) -> cmd.Fail:
+        record, names = describe_error(error)
+        return cmd.Fail(
+            self.task.id, self.task.attempt, self._worker, record, names, self._entropy.fraction()
+        )
+
+
+def describe_error(error: BaseException) -> tuple[ErrorRecord, tuple[str, ...]]:
+    """Return an exception as events store it, and the names of its classes.
+
+    The traceback is text without the values of variables, from the task's own frame on.
+    """
+    if isinstance(error, RaisedInChild):
+        return error.raised.error, error.raised.class_names
+    kind = type(error)
+    names = tuple(class_name(base) for base in kind.__mro__ if issubclass(base, BaseException))
+    if kind is asyncio.CancelledError:
+        names = (*names, class_name(Exception))
+    frames = dropwhile(_is_ours, traceback.extract_tb(error.__traceback__))
+    text = "".join([*traceback.format_list(list(frames)), *traceback.format_exception_only(error)])
+    message = str(error)[:MAX_MESSAGE]
+    retryable = not isinstance(error, SerializationError)
+    return ErrorRecord(kind.__qualname__, message, text[-MAX_TRACEBACK:], retryable), names
+
+
+def _is_ours(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith(_OUR_FOLDERS)

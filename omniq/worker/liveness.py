@@ -1,0 +1,132 @@
+"""Who is alive: how a worker shows it, and how the death of another one is seen.
+
+The kernel decides wherever it can: a worker holds a lock for its life, and a free lock is a dead
+worker, at once and for certain. Where the lock cannot be seen (another host), or says nothing (a
+process that is stopped), there is the lease: a worker that holds tasks renews it, and one that
+was not heard of for the length of its lease is lost.
+
+The lease is measured by the observer's monotonic clock, from when the observer saw the last sign
+of life. Wall clocks may be wrong, or jump by hours; no lease ends because of that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from omniq.core import commands as cmd
+from omniq.core.events import WorkerRenewed
+from omniq.host import boot_id, host_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from omniq.clock import Clock
+    from omniq.core.projection import Projection
+    from omniq.core.task import WorkerRecord
+    from omniq.storage.base import BaseStorage
+
+__all__ = ("LeaseRenewal", "Watch")
+
+RENEWALS_PER_LEASE = 3  # two may be late or lost before anyone takes the worker for dead
+
+_log = logging.getLogger(__name__)
+
+
+class LeaseRenewal:
+    """Renews a worker's lease from a thread, so that a task that blocks the loop can't stop it.
+
+    The thread has a handle of its own on the journal. Renewals are only written while
+    `holds_tasks` says that there is something to lose.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        clock: Clock,
+        *,
+        actor: str,
+        lease_seconds: float,
+        holds_tasks: Callable[[], bool],
+    ) -> None:
+        self.worker = ""  # who is renewed; set before `start`, and again after a loss
+        self._storage = storage
+        self._clock = clock
+        self._actor = actor
+        self._lease = lease_seconds
+        self._holds_tasks = holds_tasks
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="omniq-lease", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    async def stop(self) -> None:
+        self._stopped.set()
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        with asyncio.Runner() as runner:
+            while not self._stopped.wait(self._lease / RENEWALS_PER_LEASE):
+                if self._holds_tasks():
+                    runner.run(self._renew())
+            runner.run(self._storage.close())
+
+    async def _renew(self) -> None:
+        now = self._clock.now_us()
+        renewed = WorkerRenewed(self.worker, now + int(self._lease * 1_000_000))
+        try:
+            await self._storage.open()
+            await self._storage.append([renewed], at=now, actor=self._actor)
+        except Exception as error:  # noqa: BLE001 - the next renewal may work, so it must come
+            _log.warning(
+                "the lease of worker %s could not be renewed: %s",
+                self.worker,
+                error,
+                extra={"action": "renewal_failed", "worker": self.worker},
+            )
+
+
+class Watch:
+    """Looks for workers that died. Every worker watches over all the others."""
+
+    def __init__(self, storage: BaseStorage, clock: Clock) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._boot = boot_id()
+        self._host = host_name()
+        self._heard: dict[str, tuple[int, float]] = {}  # worker -> last sign of life, seen when
+
+    def find_lost(self, state: Projection, own: str) -> list[cmd.DeclareLost]:
+        """Return a command for each worker that is dead by now."""
+        found: list[cmd.DeclareLost] = []
+        self._heard = {worker: heard for worker, heard in self._heard.items() if worker in state.workers}
+        for worker in state.workers.values():
+            if worker.id == own:
+                continue
+            if self._shares_our_kernel(worker) and self._storage.is_dead(worker.id):
+                reason = f"its process {worker.pid} on {worker.host} died"
+                found.append(cmd.DeclareLost(worker.id, reason))
+            elif worker.id in state.running and self._lease_ended(state, worker):
+                seconds = _lease_seconds(worker)
+                reason = f"it was not heard of for its lease of {seconds:g} s"
+                found.append(cmd.DeclareLost(worker.id, reason, state.heard[worker.id]))
+        return found
+
+    def _shares_our_kernel(self, worker: WorkerRecord) -> bool:
+        """Whether the worker's lock is one that we can see, or its machine restarted since."""
+        return worker.boot == self._boot or worker.host == self._host
+
+    def _lease_ended(self, state: Projection, worker: WorkerRecord) -> bool:
+        sign, now = state.heard[worker.id], self._clock.monotonic()
+        last = self._heard.get(worker.id)
+        if last is None or last[0] != sign:
+            self._heard[worker.id] = (sign, now)
+            return False
+        return now - last[1] > _lease_seconds(worker)
+
+
+def _lease_seconds(worker: WorkerRecord) -> float:
+    return worker.lease_us / 1_000_000

@@ -1,0 +1,379 @@
+"""`AsyncWorkerPool`: claims due tasks, runs up to `concurrency` of them at a time, reports.
+
+The pool sleeps until something is due, a slot is free or a timer says so. Outcomes and the next
+claim are ordered together, so one commit carries both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Self
+
+from omniq.clock import sleep, wait_at_most
+from omniq.core import commands as cmd
+from omniq.core import events as ev
+from omniq.errors import ConfigError
+from omniq.host import boot_id, host_name
+from omniq.models import Duration, to_us
+from omniq.worker.attempt import Attempt, End
+from omniq.worker.context import TaskContext
+from omniq.worker.executors import Executors
+from omniq.worker.liveness import LeaseRenewal, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from omniq.core.task import TaskRecord
+    from omniq.queue import AsyncTaskQueue
+    from omniq.registry import Registry
+    from omniq.serialization import Codecs
+
+__all__ = ("AsyncWorkerPool",)
+
+LEASE_SECONDS = 30.0
+SHUTDOWN_SECONDS = 30.0
+WATCH_SECONDS = 0.25  # how often the locks of other workers are looked at
+EXPIRE_AT_ONCE = 1000  # results that are forgotten in one event
+
+_log = logging.getLogger(__name__)
+
+
+class AsyncWorkerPool:
+    """A worker in this process. Made by `AsyncOmniQ.worker`, and used once.
+
+    `async with pool` works in the background, `await pool.run()` until `stop()` or a signal,
+    `await pool.drain()` until nothing is due and nothing runs.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[], Awaitable[AsyncTaskQueue]],
+        registry: Registry,
+        codecs: Codecs,
+        *,
+        concurrency: int = 10,
+        queues: Sequence[str] = (),
+        lease: Duration = LEASE_SECONDS,
+        shutdown_timeout: Duration = SHUTDOWN_SECONDS,
+    ) -> None:
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            raise ConfigError(f"concurrency must be an integer from 1 on, not {concurrency!r}")
+        if isinstance(queues, str):
+            raise ConfigError(f"queues must be a list of names, not the text {queues!r}")
+        self.id = ""
+        self.concurrency = concurrency
+        self.queues = tuple(queues)
+        self._lease_us = to_us(lease, "lease")
+        self._shutdown_seconds = to_us(shutdown_timeout, "shutdown_timeout") / 1_000_000
+        self._engine = engine
+        self._registry = registry
+        self._codecs = codecs
+        self._executors = Executors()
+        self._renewal: LeaseRenewal | None = None
+        self._attempts: dict[str, Attempt] = {}
+        self._runners: set[asyncio.Task[None]] = set()
+        self._names: frozenset[str] = frozenset()
+        self._names_known = (-1, -1)
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._lost = False
+        self._failure: BaseException | None = None
+        self._background: asyncio.Task[None] | None = None
+
+    # Working.
+
+    async def __aenter__(self) -> Self:
+        await self._join()
+        self._background = asyncio.create_task(self._work(until_idle=False), name="omniq-worker")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def run(self) -> None:
+        """Work until `stop()`, or until the process gets SIGTERM or SIGINT.
+
+        The first signal stops in order: running tasks have `shutdown_timeout` to finish, what is
+        left is given back. A second one gives everything back at once.
+        """
+        with self._signals():
+            await self._join()
+            try:
+                await self._work(until_idle=False)
+            finally:
+                await self._leave()
+
+    async def drain(self) -> None:
+        """Work until nothing is due and nothing runs; tasks for later are left alone."""
+        await self._join()
+        try:
+            await self._work(until_idle=True)
+        finally:
+            await self._leave()
+
+    async def stop(self, timeout: Duration | None = None) -> None:  # noqa: ASYNC109 - for how long tasks may go on
+        """Claim no more, let running tasks finish for `timeout`, and give back the rest.
+
+        Without a timeout it is the pool's `shutdown_timeout`. What is given back does not count
+        as an attempt. When this returns, everything is written.
+        """
+        if timeout is not None:
+            self._shutdown_seconds = to_us(timeout, "timeout") / 1_000_000
+        self._stopping = True
+        self._wake.set()
+        if self._background is not None:
+            background, self._background = self._background, None
+            try:
+                await background
+            finally:
+                await self._leave()
+
+    async def _work(self, *, until_idle: bool) -> None:
+        watching = asyncio.create_task(self._watch_forever(), name="omniq-watch")
+        try:
+            while not self._stopping:
+                if self._failure is not None:
+                    raise self._failure
+                self._wake.clear()
+                if self._lost:
+                    await self._rejoin()
+                claimed = await self._claim()
+                for task in claimed:
+                    self._start(task)
+                if claimed:
+                    continue
+                if until_idle and not self._attempts and not self._has_ready():
+                    return
+                await wait_at_most(self._clock, self._wake, self._seconds_to_next_due())
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _claim(self) -> list[TaskRecord]:
+        """Start as many due tasks as there are free slots, and return them."""
+        free = self.concurrency - len(self._attempts)
+        if free <= 0:
+            return []
+        self._learn_names()
+        if not self._has_ready():
+            return []
+        claim = cmd.Claim(self.id, self.queues, self._names, free)
+        started = await self._queue.execute(claim)
+        tasks = self._queue.projection.tasks
+        return [tasks[event.task_id] for event in started if isinstance(event, ev.TaskStarted)]
+
+    def _has_ready(self) -> bool:
+        state = self._queue.projection
+        return state.waiting.has_ready(self.queues, state.paused, self._clock.now_us())
+
+    def _learn_names(self) -> None:
+        """Find out which of the names in the journal this process has a function for."""
+        state = self._queue.projection
+        known = (len(state.names), self._registry.version)
+        if known == self._names_known:
+            return
+        runnable = [name for name in state.names if self._registry.resolve(name) is not None]
+        self._names = frozenset(runnable)
+        self._names_known = (len(state.names), self._registry.version)
+        state.waiting.recall(runnable)
+
+    def _seconds_to_next_due(self) -> float | None:
+        due_at = self._queue.projection.waiting.next_due()
+        return None if due_at is None else (due_at - self._clock.now_us()) / 1_000_000
+
+    def _start(self, task: TaskRecord) -> None:
+        registration = self._registry.get(task.spec.name)
+        assert registration is not None, "only tasks with a known name are claimed"
+        context = TaskContext(
+            task_id=task.id,
+            name=task.spec.name,
+            queue=task.spec.queue,
+            attempt=task.attempt,
+            max_retries=task.spec.retry.max_retries,
+            report=self._reporter(task, self.id),
+        )
+        attempt = Attempt(
+            task,
+            registration,
+            context,
+            worker=self.id,
+            codecs=self._codecs,
+            executors=self._executors,
+            entropy=self._queue.entropy,
+        )
+        self._attempts[task.id] = attempt
+        runner = asyncio.create_task(self._run_attempt(attempt))
+        self._runners.add(runner)
+        runner.add_done_callback(self._runners.discard)
+        attempt.bind(runner, self._clock)
+
+    async def _run_attempt(self, attempt: Attempt) -> None:
+        task = attempt.task
+        try:
+            if task.spec.retry.max_retries == 0:
+                # At most once: after power loss the journal must still know that it was started.
+                await self._queue.make_durable(self._queue.projection.seq)
+            outcome = await attempt.run()
+            if outcome is not None:
+                self._queue.post(outcome)
+        finally:
+            if self._attempts.get(task.id) is attempt:
+                del self._attempts[task.id]
+            self._wake.set()
+
+    def _reporter(self, task: TaskRecord, worker: str) -> Callable[[float, str], None]:
+        loop, thread = asyncio.get_running_loop(), threading.get_ident()
+
+        def report(fraction: float, message: str) -> None:
+            command = cmd.ReportProgress(task.id, task.attempt, worker, fraction, message)
+            if threading.get_ident() == thread:
+                self._queue.post(command)
+            else:
+                loop.call_soon_threadsafe(self._queue.post, command)
+
+        return report
+
+    # Joining and leaving.
+
+    async def _join(self) -> None:
+        if self.id:
+            raise ConfigError("this worker was used before. Next: make a new one, oq.worker(…)")
+        self._queue = await self._engine()
+        self._clock = self._queue.clock
+        self._watch = Watch(self._queue.storage, self._clock)
+        await self._queue.load()
+        self._queue.subscribe(self)
+        await self._enlist()
+        self._renewal = LeaseRenewal(
+            self._queue.storage.sibling(),
+            self._clock,
+            actor=self._queue.actor,
+            lease_seconds=self._lease_us / 1_000_000,
+            holds_tasks=lambda: bool(self._attempts),
+        )
+        self._renewal.worker = self.id
+        self._renewal.start()
+
+    async def _enlist(self) -> None:
+        """Take a new name, hold its lock, and only then let others know it."""
+        self.id = self._queue.entropy.name()
+        await self._queue.storage.hold_life(self.id)
+        joined = ev.WorkerJoined(
+            worker=self.id,
+            host=host_name(),
+            pid=os.getpid(),
+            boot=boot_id(),
+            lease_us=self._lease_us,
+            queues=self.queues,
+            concurrency=self.concurrency,
+        )
+        await self._queue.execute(cmd.Join(joined))
+
+    async def _rejoin(self) -> None:
+        """Go on under a new name after others took this worker for dead."""
+        self._lost = False
+        await self._queue.storage.drop_life(self.id)
+        await self._enlist()
+        if self._renewal is not None:
+            self._renewal.worker = self.id
+
+    async def _leave(self) -> None:
+        """Finish or give back what runs, write everything, and say good-bye."""
+        self._stopping = True
+        try:
+            if self._failure is None:
+                await self._finish_attempts()
+                await self._queue.execute(cmd.Leave(self.id))
+                await self._queue.flush()
+        finally:
+            self._end_all(End.LOST)
+            await asyncio.gather(*self._runners, return_exceptions=True)
+            self._queue.unsubscribe(self)
+            if self._renewal is not None:
+                await self._renewal.stop()
+            await self._executors.close()
+            with contextlib.suppress(OSError):
+                await self._queue.storage.drop_life(self.id)
+
+    async def _finish_attempts(self) -> None:
+        ended = asyncio.Event()
+        timer = self._clock.call_later(self._shutdown_seconds, ended.set)
+        try:
+            while self._attempts and not ended.is_set():
+                self._wake.clear()
+                waits = [asyncio.ensure_future(event.wait()) for event in (self._wake, ended)]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for wait in waits:
+                    wait.cancel()
+        finally:
+            timer.cancel()
+        self._end_all(End.STOP)
+        await asyncio.gather(*self._runners, return_exceptions=True)
+
+    def _end_all(self, reason: End) -> None:
+        for attempt in tuple(self._attempts.values()):
+            attempt.end(reason)
+
+    # Watching.
+
+    async def _watch_forever(self) -> None:
+        while True:
+            await sleep(self._clock, WATCH_SECONDS)
+            state = self._queue.projection
+            for command in self._watch.find_lost(state, self.id):
+                await self._queue.execute(command)
+            if next(state.expired(self._clock.now_us()), None) is not None:
+                await self._queue.execute(cmd.ExpireResults(EXPIRE_AT_ONCE))
+            self._wake.set()
+
+    def on_commit(self, commit: ev.Commit) -> None:
+        """Look at what happened: is there work, or news about a running attempt?"""
+        self._wake.set()
+        for event in commit.events:
+            kind = type(event)
+            if kind is ev.TaskCancelRequested:
+                self._cancel(event.task_id)
+            elif kind is ev.WorkerLost and event.worker == self.id:
+                self._lost = True
+                self._end_all(End.LOST)
+                self._attempts.clear()
+
+    def on_failure(self, error: BaseException) -> None:
+        """The journal cannot be used any more, so nothing that runs here can be recorded."""
+        self._failure = error
+        self._end_all(End.LOST)
+        self._wake.set()
+
+    def _cancel(self, task_id: str) -> None:
+        attempt = self._attempts.get(task_id)
+        if attempt is not None:
+            attempt.end(End.CANCEL)
+
+    # Signals.
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT while this is the main thread's loop."""
+        loop = asyncio.get_running_loop()
+        handled: list[signal.Signals] = []
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                with contextlib.suppress(NotImplementedError, RuntimeError):
+                    loop.add_signal_handler(number, self._on_signal)
+                    handled.append(number)
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        if self._stopping:
+            self._end_all(End.STOP)
+        self._stopping = True
+        self._wake.set()
