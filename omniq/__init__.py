@@ -5,6 +5,7 @@ Start with `AsyncOmniQ`, or with `OmniQ`, which is the same for code that does n
 
 from __future__ import annotations
 
+from omniq.blocking import OmniQ, WorkerPool
 from omniq.config import Settings
 from omniq.core.transitions import TaskStatus
 from omniq.errors import (
@@ -37,3 +38,51 @@ from omniq.models import (
 )
 from omniq.task import TaskFunction, TaskHandle
 from omniq.worker.context import Cancel, RetryLater, TaskContext, current_task
+from omniq.worker.pool import AsyncWorkerPool
+
+__all__ = (
+    "AsyncOmniQ",
+    "AsyncWorkerPool",
+    "Cancel",
+    "ConfigError",
+    "CorruptJournal",
+    "HistoryEvent",
+    "JournalConflict",
+    "OmniQ",
+    "OmniqError",
+    "PayloadTooLarge",
+    "QueueFull",
+    "QueueStats",
+    "RetryLater",
+    "RetryPolicy",
+    "Schedule",
+    "SerializationError",
+    "Settings",
+    "StorageClosed",
+    "StorageError",
+    "StorageFull",
+    "Task",
+    "TaskCancelled",
+    "TaskContext",
+    "TaskError",
+    "TaskFailed",
+    "TaskFunction",
+    "TaskHandle",
+    "TaskNotAllowed",
+    "TaskNotFound",
+    "TaskResult",
+    "TaskStatus",
+    "UnsupportedFormat",
+    "Worker",
+    "WorkerPool",
+    "current_task",
+)
+
+
+def __getattr__(name: str) -> str:
+    """Look the version up when it is asked for: reading the metadata costs milliseconds."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415
+
+        return version("omniq-journal")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

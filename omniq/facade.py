@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self, Unpack, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
 import msgspec
 
@@ -11,23 +12,39 @@ from omniq.config import Settings, SettingsOverrides, open_storage
 from omniq.core import commands as cmd
 from omniq.core.transitions import TaskStatus
 from omniq.errors import ConfigError, TaskNotFound
-from omniq.models import Duration, QueueStats, RetryPolicy, Task, TaskResult, Worker
+from omniq.models import Duration, QueueStats, Task, TaskResult, Worker
 from omniq.queue import AsyncTaskQueue
 from omniq.registry import Executor, Registry
 from omniq.serialization import Codecs
-from omniq.task import Enqueuer, Options, TaskFunction, TaskHandle, wait_finished
+from omniq.task import (
+    CallOptions,
+    Enqueuer,
+    Options,
+    TaskFunction,
+    TaskHandle,
+    TaskOptions,
+    wait_finished,
+)
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Coroutine, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Coroutine
 
     from omniq.clock import Clock, Entropy
     from omniq.core.task import TaskRecord
     from omniq.storage.base import BaseStorage
     from omniq.worker.pool import AsyncWorkerPool
 
-__all__ = ("AsyncOmniQ",)
+__all__ = ("AsyncOmniQ", "BoundOptions", "TaskDecorator", "WorkerOptions")
+
+
+class WorkerOptions(TypedDict, total=False):
+    """How a worker works; `AsyncOmniQ.worker` says what each option means."""
+
+    concurrency: int
+    queues: Sequence[str]
+    lease: Duration
+    shutdown_timeout: Duration
 
 
 class AsyncOmniQ:
@@ -123,13 +140,8 @@ class AsyncOmniQ:
         self,
         *,
         name: str | None = None,
-        queue: str = "default",
-        priority: int = 0,
-        timeout: Duration | None = None,
-        max_retries: int | None = None,
-        retry: RetryPolicy | None = None,
-        result_ttl: Duration | None = None,
         executor: Executor | None = None,
+        **options: Unpack[TaskOptions],
     ) -> TaskDecorator: ...
 
     def task(
@@ -139,7 +151,7 @@ class AsyncOmniQ:
         *,
         name: str | None = None,
         executor: Executor | None = None,
-        **options: Any,
+        **options: Unpack[TaskOptions],
     ) -> Any:
         """Make a function a task of this app. Calling it stays a plain call.
 
@@ -147,7 +159,7 @@ class AsyncOmniQ:
         on the worker's event loop, others in a thread, or in a child process that is killed on
         timeout with `executor="process"`. Raises `ConfigError` for options that are not allowed.
         """
-        decorate = TaskDecorator(self, name, executor, Options(**options))
+        decorate = TaskDecorator(self, name, executor, Options().changed(**options))
         return decorate if function is None else decorate(function)
 
     @overload
@@ -177,7 +189,7 @@ class AsyncOmniQ:
         """
         return await self.options().enqueue(function, *args, **kwargs)
 
-    def options(self, **options: Any) -> BoundOptions:
+    def options(self, **options: Unpack[CallOptions]) -> BoundOptions:
         """Return something to enqueue with: `oq.options(delay=10).enqueue(function, …)`.
 
         Takes what `TaskFunction.options` takes.
@@ -260,31 +272,17 @@ class AsyncOmniQ:
 
     # Workers.
 
-    def worker(
-        self,
-        *,
-        concurrency: int = 10,
-        queues: Sequence[str] = (),
-        lease: Duration = 30.0,
-        shutdown_timeout: Duration = 30.0,
-    ) -> AsyncWorkerPool:
+    def worker(self, **options: Unpack[WorkerOptions]) -> AsyncWorkerPool:
         """Return a worker in this process, which works once it is run.
 
         It serves `queues` in their order, or all queues in turn if none is named, and runs up to
-        `concurrency` tasks at a time. `lease` is how long others wait for a sign of life where
-        they cannot see whether it lives. Raises `ConfigError` for values that are not allowed.
+        `concurrency` tasks at a time (10). `lease` is how long others wait for a sign of life
+        where they cannot see whether it lives (30 s); `shutdown_timeout` how long running tasks
+        may go on after it was told to stop (30 s). Raises `ConfigError` for what is not allowed.
         """
         from omniq.worker.pool import AsyncWorkerPool  # noqa: PLC0415 - clients need no worker
 
-        return AsyncWorkerPool(
-            self.engine,
-            self.registry,
-            self.codecs,
-            concurrency=concurrency,
-            queues=queues,
-            lease=lease,
-            shutdown_timeout=shutdown_timeout,
-        )
+        return AsyncWorkerPool(self.engine, self.registry, self.codecs, **options)
 
     def _decode_result(self, task: TaskRecord) -> object:
         registration = self.registry.get(task.spec.name)
@@ -321,7 +319,7 @@ class TaskDecorator:
 class BoundOptions:
     """Options for one or more calls of `enqueue`. Made by `AsyncOmniQ.options`."""
 
-    def __init__(self, app: AsyncOmniQ, options: dict[str, Any]) -> None:
+    def __init__(self, app: AsyncOmniQ, options: CallOptions) -> None:
         self._app = app
         self._changes = options
         Options().changed(**options)  # what is not allowed is said here, not at the first call

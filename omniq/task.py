@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import msgspec
 
@@ -24,7 +26,6 @@ from omniq.models import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from omniq.config import Settings
     from omniq.core.task import TaskRecord
@@ -32,7 +33,16 @@ if TYPE_CHECKING:
     from omniq.registry import Registration
     from omniq.serialization import Codecs, Signature
 
-__all__ = ("App", "Options", "TaskFunction", "TaskHandle")
+__all__ = (
+    "App",
+    "CallOptions",
+    "Enqueuer",
+    "Options",
+    "TaskFunction",
+    "TaskHandle",
+    "TaskOptions",
+    "wait_finished",
+)
 
 MAX_NAME = 200  # characters of a queue's name
 MAX_PRIORITY = 1_000_000
@@ -47,8 +57,31 @@ class App(Protocol):
     async def engine(self) -> AsyncTaskQueue: ...
 
 
+class TaskOptions(TypedDict, total=False):
+    """How the tasks of a function are run, unless a call says otherwise."""
+
+    queue: str | None
+    priority: int | None
+    timeout: Duration | None
+    max_retries: int | None
+    retry: RetryPolicy | None
+    result_ttl: Duration | None
+
+
+class CallOptions(TaskOptions, total=False):
+    """How one call is run. What is None, or not given, stays as it is.
+
+    `delay` or `eta` says when it is due; `interval` that it runs again and again, counted from
+    start to start.
+    """
+
+    delay: Duration | None
+    eta: datetime | None
+    interval: Duration | None
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a task is enqueued. What is None is left to the settings."""
+    """The options of a task or a call, checked. What is None is left to the settings."""
 
     queue: str = "default"
     priority: int = 0
@@ -57,7 +90,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetryPolicy | None = None
     result_ttl: Duration | None = None
     delay: Duration | None = None
-    eta: Any = None
+    eta: datetime | None = None
     interval: Duration | None = None
 
     def __post_init__(self) -> None:
@@ -80,9 +113,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if self.eta is not None:
             from_datetime(self.eta, "eta")
 
-    def changed(self, **changes: Any) -> Options:  # noqa: ANN401 - the fields above
+    def changed(self, **changes: Unpack[CallOptions]) -> Options:
         """Return options in which what is not None is changed."""
-        given = {name: value for name, value in changes.items() if value is not None}
+        unknown = set(changes) - set(self.__struct_fields__)
+        if unknown:
+            raise ConfigError(f"there is no option {', '.join(sorted(unknown))}")
+        given: dict[str, Any] = {k: value for k, value in changes.items() if value is not None}
         for one, other in (("retry", "max_retries"), ("delay", "eta")):
             if one in given and other not in given:
                 given[other] = None
@@ -214,35 +250,14 @@ class TaskFunction[**P, R, C]:
         """
         return await self._enqueuer.enqueue([_as_call(call) for call in calls])
 
-    def options(
-        self,
-        *,
-        queue: str | None = None,
-        priority: int | None = None,
-        timeout: Duration | None = None,
-        max_retries: int | None = None,
-        retry: RetryPolicy | None = None,
-        result_ttl: Duration | None = None,
-        delay: Duration | None = None,
-        eta: datetime | None = None,
-        interval: Duration | None = None,
-    ) -> TaskFunction[P, R, C]:
-        """Return this task with other options; what is None stays as it is.
+    def options(self, **changes: Unpack[CallOptions]) -> TaskFunction[P, R, C]:
+        """Return this task with other options, which never mix with the task's own arguments.
 
         `delay` or `eta` says when it is due, `interval` that it runs again and again, counted
-        from start to start. Raises `ConfigError` for values that are not allowed.
+        from start to start; `queue`, `priority`, `timeout`, `max_retries` or `retry`, and
+        `result_ttl` are as for the decorator. Raises `ConfigError` for what is not allowed.
         """
-        changed = self._options.changed(
-            queue=queue,
-            priority=priority,
-            timeout=timeout,
-            max_retries=max_retries,
-            retry=retry,
-            result_ttl=result_ttl,
-            delay=delay,
-            eta=eta,
-            interval=interval,
-        )
+        changed = self._options.changed(**changes)
         return TaskFunction(self._app, self.registration, self._function, changed)
 
 

@@ -87,9 +87,18 @@ class AsyncWorkerPool:
 
     # Working.
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Begin to work in the background, until `stop`."""
         await self._join()
         self._background = asyncio.create_task(self._work(until_idle=False), name="omniq-worker")
+
+    async def stopped(self) -> None:
+        """Return once the background work has ended; raises what ended it, if it was an error."""
+        if self._background is not None:
+            await asyncio.shield(self._background)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:

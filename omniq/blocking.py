@@ -1,0 +1,368 @@
+"""`OmniQ`: the same queue for code that does not await.
+
+Everything runs on one event loop in one background thread, whichever thread asks, so it works
+from scripts, from threads, and beside a loop that is already running. Nothing is implemented here
+a second time: each method hands its call to that loop and waits.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Concatenate, Self, Unpack, overload
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from omniq.facade import AsyncOmniQ, BoundOptions, TaskDecorator, WorkerOptions
+from omniq.task import CallOptions, TaskFunction, TaskHandle, TaskOptions
+from omniq.worker.pool import AsyncWorkerPool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from omniq.clock import Clock, Entropy
+    from omniq.config import Settings, SettingsOverrides
+    from omniq.models import Duration
+    from omniq.registry import Executor
+    from omniq.storage.base import BaseStorage
+
+__all__ = ("BlockingTaskFunction", "BlockingTaskHandle", "OmniQ", "WorkerPool")
+
+
+class _Runner:
+    """One event loop in one daemon thread, started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._starting = threading.Lock()
+        self._portal: BlockingPortal | None = None
+        self._pid = 0
+        self._open: weakref.WeakSet[OmniQ] = weakref.WeakSet()
+        atexit.register(self._close_all)
+
+    def run[T](self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine function on the loop and return its result.
+
+        If the waiting thread is interrupted, the coroutine is cancelled.
+        """
+        future = self._started().start_task_soon(function)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def remember(self, app: OmniQ) -> None:
+        """Close this app when the interpreter exits, unless it is gone by then."""
+        self._open.add(app)
+
+    def _started(self) -> BlockingPortal:
+        with self._starting:
+            if self._portal is None or self._pid != os.getpid():  # a forked child has no thread
+                ready = threading.Event()
+                threading.Thread(
+                    target=anyio.run, args=(self._serve, ready), name="omniq", daemon=True
+                ).start()
+                ready.wait()
+                self._pid = os.getpid()
+            assert self._portal is not None
+            return self._portal
+
+    async def _serve(self, ready: threading.Event) -> None:
+        async with BlockingPortal() as portal:
+            self._portal = portal
+            ready.set()
+            await portal.sleep_until_stopped()
+
+    def _close_all(self) -> None:
+        if self._pid == os.getpid():
+            for app in tuple(self._open):
+                app.close()
+
+
+_runner = _Runner()
+
+
+class _Blocking[**P, T]:
+    """A method that runs the async method of the wrapped object on the runner's loop."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], Coroutine[Any, Any, Any]]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, instance: _Wrapper | None, owner: type[_Wrapper]) -> Callable[P, T]:
+        method = self._method
+
+        @functools.wraps(method)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            assert instance is not None, "called on an object, not on its class"
+            answer = _runner.run(lambda: method(instance.wrapped, *args, **kwargs))
+            return _for_blocking(answer)
+
+        return call
+
+
+class _Wrapper:
+    wrapped: Any
+
+
+@overload
+def _blocking[**P, R](
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, TaskHandle[R]]],
+) -> _Blocking[P, BlockingTaskHandle[R]]: ...
+@overload
+def _blocking[**P, R](
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, list[TaskHandle[R]]]],
+) -> _Blocking[P, list[BlockingTaskHandle[R]]]: ...
+@overload
+def _blocking[**P, T](
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> _Blocking[P, T]: ...
+def _blocking(method: Callable[..., Coroutine[Any, Any, Any]]) -> _Blocking[..., Any]:
+    """Return the blocking twin of an async method."""
+    return _Blocking(method)
+
+
+def _for_blocking(answer: Any) -> Any:
+    """Return what an async method answered, with blocking handles in place of async ones."""
+    if isinstance(answer, TaskHandle):
+        return BlockingTaskHandle(answer)
+    if isinstance(answer, list) and answer and isinstance(answer[0], TaskHandle):
+        return [BlockingTaskHandle(handle) for handle in answer]
+    return answer
+
+
+class BlockingTaskHandle[R](_Wrapper):
+    """A `TaskHandle` whose methods block."""
+
+    def __init__(self, handle: TaskHandle[R]) -> None:
+        self.wrapped = handle
+        self.id = handle.id
+
+    def __repr__(self) -> str:
+        return repr(self.wrapped)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BlockingTaskHandle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    result: _Blocking[[Duration | None], R] = _Blocking(TaskHandle.result)
+    status = _blocking(TaskHandle.status)
+    cancel = _blocking(TaskHandle.cancel)
+    requeue = _blocking(TaskHandle.requeue)
+    history = _blocking(TaskHandle.history)
+
+
+class BlockingTaskFunction[**P, R, C](_Wrapper):
+    """A `TaskFunction` whose methods block. Calling it is a plain call."""
+
+    def __init__(self, function: TaskFunction[P, R, C]) -> None:
+        functools.update_wrapper(self, function)
+        self.wrapped: TaskFunction[P, R, C] = function
+        self.registration = function.registration
+        self.name = function.name
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
+        """Call the function here and now."""
+        return self.wrapped(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return repr(self.wrapped)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> BlockingTaskHandle[R]:
+        """Enqueue a call; see `TaskFunction.enqueue`."""
+        return BlockingTaskHandle(_runner.run(lambda: self.wrapped.enqueue(*args, **kwargs)))
+
+    def enqueue_many(
+        self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]
+    ) -> list[BlockingTaskHandle[R]]:
+        """Enqueue several calls, all or none; see `TaskFunction.enqueue_many`."""
+        handles = _runner.run(lambda: self.wrapped.enqueue_many(calls))
+        return [BlockingTaskHandle(handle) for handle in handles]
+
+    def options(self, **changes: Unpack[CallOptions]) -> BlockingTaskFunction[P, R, C]:
+        """Return this task with other options; see `TaskFunction.options`."""
+        return BlockingTaskFunction(self.wrapped.options(**changes))
+
+
+class BlockingTaskDecorator:
+    """What `@oq.task(…)` returns, to be applied to a function."""
+
+    def __init__(self, decorator: TaskDecorator) -> None:
+        self._decorator = decorator
+
+    @overload
+    def __call__[**P, R](
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> BlockingTaskFunction[P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__[**P, R](self, function: Callable[P, R], /) -> BlockingTaskFunction[P, R, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> BlockingTaskFunction[..., Any, Any]:
+        return BlockingTaskFunction(self._decorator(function))
+
+
+class BlockingBoundOptions(_Wrapper):
+    """Options for one or more calls of `enqueue`. Made by `OmniQ.options`."""
+
+    def __init__(self, options: BoundOptions) -> None:
+        self.wrapped = options
+
+    enqueue = _blocking(BoundOptions.enqueue)
+
+
+class WorkerPool(_Wrapper):
+    """An `AsyncWorkerPool` for code that does not await. Made by `OmniQ.worker`, used once."""
+
+    def __init__(self, pool: AsyncWorkerPool) -> None:
+        self.wrapped = pool
+
+    start = _blocking(AsyncWorkerPool.start)
+    stop = _blocking(AsyncWorkerPool.stop)
+    drain = _blocking(AsyncWorkerPool.drain)
+
+    def run(self) -> None:
+        """Work until `stop()` from another thread, or until SIGTERM or Ctrl-C.
+
+        Running tasks then have `shutdown_timeout` to finish; what is left is given back.
+        """
+        self.start()
+        with _terminated():
+            try:
+                _runner.run(self.wrapped.stopped)
+            except (KeyboardInterrupt, _Terminated):
+                self.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """Raise `_Terminated` in the main thread when SIGTERM arrives, as Ctrl-C raises."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class OmniQ(_Wrapper):
+    """`AsyncOmniQ` for code that does not await: the same arguments, the same methods.
+
+    May be used from any thread. What is still open when the interpreter exits is closed.
+    """
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str] | BaseStorage | None = None,
+        *,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
+        **overrides: Unpack[SettingsOverrides],
+    ) -> None:
+        self.wrapped = AsyncOmniQ(
+            location, settings=settings, clock=clock, entropy=entropy, **overrides
+        )
+        self.settings = self.wrapped.settings
+        self.storage = self.wrapped.storage
+        _runner.remember(self)
+
+    def __repr__(self) -> str:
+        return f"<OmniQ on {self.storage.location}>"
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    open = _blocking(AsyncOmniQ.open)
+    close = _blocking(AsyncOmniQ.close)
+    get_result = _blocking(AsyncOmniQ.get_result)
+    get_task = _blocking(AsyncOmniQ.get_task)
+    list_tasks = _blocking(AsyncOmniQ.list_tasks)
+    stats = _blocking(AsyncOmniQ.stats)
+    pause = _blocking(AsyncOmniQ.pause)
+    resume = _blocking(AsyncOmniQ.resume)
+
+    @overload
+    def task[**P, R](
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> BlockingTaskFunction[P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def task[**P, R](self, function: Callable[P, R], /) -> BlockingTaskFunction[P, R, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        executor: Executor | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> BlockingTaskDecorator: ...
+    def task(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        executor: Executor | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> Any:
+        """Make a function a task of this app; see `AsyncOmniQ.task`."""
+        inner = self.wrapped.task(name=name, executor=executor, **options)
+        decorate = BlockingTaskDecorator(inner)
+        return decorate if function is None else decorate(function)
+
+    @overload
+    def enqueue[**P, R](
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> BlockingTaskHandle[R]: ...
+    @overload
+    def enqueue[**P, R](
+        self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> BlockingTaskHandle[R]: ...
+    @overload
+    def enqueue(self, function: str, /, *args: Any, **kwargs: Any) -> BlockingTaskHandle[Any]: ...
+    def enqueue(
+        self, function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any
+    ) -> BlockingTaskHandle[Any]:
+        """Enqueue a call of any importable function; see `AsyncOmniQ.enqueue`."""
+        return self.options().enqueue(function, *args, **kwargs)
+
+    def options(self, **options: Unpack[CallOptions]) -> BlockingBoundOptions:
+        """Return something to enqueue with; see `AsyncOmniQ.options`."""
+        return BlockingBoundOptions(self.wrapped.options(**options))
+
+    def handle(self, task_id: str) -> BlockingTaskHandle[Any]:
+        """Return the handle of a task by its id."""
+        return BlockingTaskHandle(self.wrapped.handle(task_id))
+
+    def worker(self, **options: Unpack[WorkerOptions]) -> WorkerPool:
+        """Return a worker in this process; see `AsyncOmniQ.worker`."""
+        return WorkerPool(self.wrapped.worker(**options))

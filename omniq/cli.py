@@ -1,0 +1,179 @@
+"""The `omniq` command: run workers for an app, and show what OmniQ does on real input."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omniq.blocking import OmniQ
+from omniq.errors import ConfigError, OmniqError
+from omniq.facade import AsyncOmniQ
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ("build_parser", "load_app", "main")
+
+RESTART_SECONDS = 1.0  # before a worker process that died is started again
+
+_log = logging.getLogger("omniq.cli")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="omniq", description="A task queue without a broker.")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    worker = commands.add_parser("worker", help="run the tasks of an app until stopped")
+    worker.add_argument("app", help='where the app is, as "module:name"')
+    worker.add_argument("--processes", type=_positive, default=1, help="worker processes (1)")
+    worker.add_argument("--concurrency", type=_positive, default=10, help="tasks at a time (10)")
+    worker.add_argument(
+        "--queue", action="append", default=[], help="a queue to serve; repeat in order (all)"
+    )
+    worker.add_argument(
+        "--lease", type=float, default=30.0, help="seconds without a sign of life until lost (30)"
+    )
+    worker.add_argument(
+        "--shutdown-timeout", type=float, default=30.0, help="seconds to finish when stopped (30)"
+    )
+    worker.add_argument(
+        "--drain", action="store_true", help="stop once nothing is due and nothing runs"
+    )
+
+    demo = commands.add_parser("demo", help="hash files with two workers, one of which is killed")
+    demo.add_argument("--journal", help="where to keep the journal (a temporary folder)")
+    demo.add_argument("--directory", help="whose files to hash (Python's standard library)")
+    demo.add_argument("--limit", type=_positive, default=5000, help="hash at most so many (5000)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0 for success, 1 for failure, 2 for usage."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if options.version:
+        from omniq import __version__  # noqa: PLC0415 - reads the metadata
+
+        print(f"omniq {__version__}")
+        return 0
+    try:
+        if options.command == "worker":
+            return _worker(options, list(sys.argv[1:] if argv is None else argv))
+        if options.command == "demo":
+            from omniq.demo import run_demo  # noqa: PLC0415 - only for this command
+
+            return run_demo(options.journal, options.directory, options.limit)
+    except OmniqError as error:
+        print(f"omniq: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    parser.print_help()
+    return 2
+
+
+def load_app(name: str) -> AsyncOmniQ:
+    """Import an app from `"module:name"`; raises `ConfigError` if it is not there."""
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ConfigError(f'{name!r} names no app. Next: write "module:name", such as app:oq')
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigError(f"there is no module {error.name!r} in {here} or on the path") from None
+    except AttributeError:
+        raise ConfigError(f"the module {module_name!r} has nothing called {attribute!r}") from None
+    if isinstance(found, OmniQ):
+        return found.wrapped
+    if isinstance(found, AsyncOmniQ):
+        return found
+    raise ConfigError(f"{name} is a {type(found).__name__}, not an AsyncOmniQ or OmniQ")
+
+
+def _worker(options: argparse.Namespace, argv: list[str]) -> int:
+    app = load_app(options.app)
+    logging.basicConfig(
+        level=app.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if options.processes > 1:
+        return _supervise(argv, options.processes)
+    asyncio.run(_work(app, options), loop_factory=_loop_factory())
+    return 0
+
+
+async def _work(app: AsyncOmniQ, options: argparse.Namespace) -> None:
+    async with app:
+        pool = app.worker(
+            concurrency=options.concurrency,
+            queues=options.queue,
+            lease=options.lease,
+            shutdown_timeout=options.shutdown_timeout,
+        )
+        _log.info("serving %s", app.storage.location, extra={"action": "worker_started"})
+        await (pool.drain() if options.drain else pool.run())
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """Return uvloop's loop if it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    return uvloop.Loop
+
+
+def _supervise(argv: list[str], count: int) -> int:
+    """Run `count` processes of this command, and start one anew that dies by accident."""
+    command = [sys.executable, "-m", "omniq", *argv, "--processes", "1"]
+    children = [subprocess.Popen(command) for _ in range(count)]  # noqa: S603 - ourselves
+    stopping = False
+
+    def forward(number: int, _frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        for child in children:
+            child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    while any(child.poll() is None for child in children) or not stopping:
+        for index, child in enumerate(children):
+            code = child.poll()
+            if code == 0 or code is None or stopping:
+                continue
+            _log.error(
+                "worker process %d ended with status %d and is started again",
+                child.pid,
+                code,
+                extra={"action": "worker_process_died", "pid": child.pid},
+            )
+            time.sleep(RESTART_SECONDS)
+            children[index] = subprocess.Popen(command)  # noqa: S603 - ourselves
+        if all(child.poll() == 0 for child in children):
+            break
+        time.sleep(0.1)
+    return max(abs(child.wait()) for child in children)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
