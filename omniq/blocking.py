@@ -13,9 +13,8 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Self, Unpack, cast, overload
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -25,7 +24,8 @@ from omniq.task import CallOptions, TaskFunction, TaskHandle, TaskOptions
 from omniq.worker.pool import AsyncWorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+    from concurrent.futures import Future
     from types import FrameType
 
     from omniq.clock import Clock, Entropy
@@ -52,7 +52,7 @@ class _Runner:
 
         If the waiting thread is interrupted, the coroutine is cancelled.
         """
-        future = self._started().start_task_soon(function)
+        future: Future[T] = self._started().start_task_soon(function)
         try:
             return future.result()
         except BaseException:
@@ -103,8 +103,9 @@ class _Blocking[**P, T]:
         @functools.wraps(method)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
             assert instance is not None, "called on an object, not on its class"
-            answer = _runner.run(lambda: method(instance.wrapped, *args, **kwargs))
-            return _for_blocking(answer)
+            wrapped = instance.wrapped
+            answer: T = _for_blocking(_runner.run(lambda: method(wrapped, *args, **kwargs)))
+            return answer
 
         return call
 
@@ -133,9 +134,9 @@ def _blocking(method: Callable[..., Coroutine[Any, Any, Any]]) -> _Blocking[...,
 def _for_blocking(answer: Any) -> Any:
     """Return what an async method answered, with blocking handles in place of async ones."""
     if isinstance(answer, TaskHandle):
-        return BlockingTaskHandle(answer)
-    if isinstance(answer, list) and answer and isinstance(answer[0], TaskHandle):
-        return [BlockingTaskHandle(handle) for handle in answer]
+        return BlockingTaskHandle(cast("TaskHandle[Any]", answer))
+    if isinstance(answer, list):
+        return [_for_blocking(item) for item in cast("list[Any]", answer)]
     return answer
 
 
@@ -143,7 +144,7 @@ class BlockingTaskHandle[R](_Wrapper):
     """A `TaskHandle` whose methods block."""
 
     def __init__(self, handle: TaskHandle[R]) -> None:
-        self.wrapped = handle
+        self.wrapped: TaskHandle[R] = handle
         self.id = handle.id
 
     def __repr__(self) -> str:
@@ -155,11 +156,14 @@ class BlockingTaskHandle[R](_Wrapper):
     def __hash__(self) -> int:
         return hash(self.id)
 
-    result: _Blocking[[Duration | None], R] = _Blocking(TaskHandle.result)
-    status = _blocking(TaskHandle.status)
-    cancel = _blocking(TaskHandle.cancel)
-    requeue = _blocking(TaskHandle.requeue)
-    history = _blocking(TaskHandle.history)
+    def result(self, timeout: Duration | None = None) -> R:
+        """Wait for the task and return what its function returned; see `TaskHandle.result`."""
+        return _runner.run(lambda: self.wrapped.result(timeout))
+
+    status = _blocking(TaskHandle[Any].status)
+    cancel = _blocking(TaskHandle[Any].cancel)
+    requeue = _blocking(TaskHandle[Any].requeue)
+    history = _blocking(TaskHandle[Any].history)
 
 
 class BlockingTaskFunction[**P, R, C](_Wrapper):
@@ -207,6 +211,7 @@ class BlockingTaskDecorator:
     @overload
     def __call__[**P, R](self, function: Callable[P, R], /) -> BlockingTaskFunction[P, R, R]: ...
     def __call__(self, function: Callable[..., Any], /) -> BlockingTaskFunction[..., Any, Any]:
+        """Register the function with the app."""
         return BlockingTaskFunction(self._decorator(function))
 
 
@@ -254,7 +259,7 @@ class _Terminated(BaseException):
 
 
 @contextmanager
-def _terminated() -> Iterator[None]:
+def _terminated() -> Generator[None]:
     """Raise `_Terminated` in the main thread when SIGTERM arrives, as Ctrl-C raises."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -320,6 +325,8 @@ class OmniQ(_Wrapper):
     @overload
     def task(
         self,
+        function: None = None,
+        /,
         *,
         name: str | None = None,
         executor: Executor | None = None,
@@ -329,13 +336,10 @@ class OmniQ(_Wrapper):
         self,
         function: Callable[..., Any] | None = None,
         /,
-        *,
-        name: str | None = None,
-        executor: Executor | None = None,
-        **options: Unpack[TaskOptions],
+        **options: Any,
     ) -> Any:
         """Make a function a task of this app; see `AsyncOmniQ.task`."""
-        inner = self.wrapped.task(name=name, executor=executor, **options)
+        inner = self.wrapped.task(**options)
         decorate = BlockingTaskDecorator(inner)
         return decorate if function is None else decorate(function)
 

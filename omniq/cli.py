@@ -11,14 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omniq.blocking import OmniQ
 from omniq.errors import ConfigError, OmniqError
 from omniq.facade import AsyncOmniQ
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ("build_parser", "load_app", "main")
 
@@ -89,7 +89,7 @@ def load_app(name: str) -> AsyncOmniQ:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        found: object = getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
@@ -97,7 +97,8 @@ def load_app(name: str) -> AsyncOmniQ:
     except AttributeError:
         raise ConfigError(f"the module {module_name!r} has nothing called {attribute!r}") from None
     if isinstance(found, OmniQ):
-        return found.wrapped
+        app: AsyncOmniQ = found.wrapped
+        return app
     if isinstance(found, AsyncOmniQ):
         return found
     raise ConfigError(f"{name} is a {type(found).__name__}, not an AsyncOmniQ or OmniQ")
@@ -126,13 +127,14 @@ async def _work(app: AsyncOmniQ, options: argparse.Namespace) -> None:
         await (pool.drain() if options.drain else pool.run())
 
 
-def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """Return uvloop's loop if it is installed."""
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return how to make uvloop's loop if it is installed."""
     try:
-        import uvloop  # noqa: PLC0415 - optional
+        uvloop: Any = importlib.import_module("uvloop")
     except ImportError:
         return None
-    return uvloop.Loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 def _supervise(argv: list[str], count: int) -> int:

@@ -70,9 +70,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"{name} must be longer than 0, or None for no limit")
         _within("default_max_retries", self.default_max_retries, 0, 1_000_000)
         _within("max_payload_bytes", self.max_payload_bytes, 1, MAX_PAYLOAD_LIMIT)
-        if isinstance(self.task_modules, str):
+        if not isinstance(self.task_modules, tuple):
             raise ConfigError(
-                f"task_modules must be a tuple of module names, not the text {self.task_modules!r}"
+                f"task_modules must be a tuple of module names, not {self.task_modules!r}"
             )
         for module in self.task_modules:
             if not all(part.isidentifier() for part in module.split(".")):

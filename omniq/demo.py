@@ -29,7 +29,6 @@ from omniq.facade import AsyncOmniQ
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from omniq.core.projection import Projection
     from omniq.task import TaskHandle
 
 __all__ = ("FileFacts", "describe_file", "run_demo")
@@ -156,7 +155,9 @@ class _Demo:
                 self._workers.remove(victim)
                 self._workers.append(self._start_worker())
                 count = len(state.running[self._killed])
-                _progress(f"killed process {victim.pid}, which was running {count} tasks", last=True)
+                _progress(
+                    f"killed process {victim.pid}, which was running {count} tasks", last=True
+                )
                 return
             victim.send_signal(signal.SIGCONT)
             await asyncio.sleep(0)
@@ -215,7 +216,9 @@ class _Demo:
         print(f"duplicate {report.duplicates}")
         print(f"missing   {report.missing}")
         print(f"wrong     {report.wrong}")
-        print(f"speed     {report.tasks / seconds:.0f} tasks a second, start of the workers included")
+        print(
+            f"speed     {report.tasks / seconds:.0f} tasks a second, start of the workers included"
+        )
         print(f"size      {_size(Path(self._location)) / 1024:.0f} KiB, {head.seq} events")
         print(f"head      {head.seq} {head.digest.hex()}")
 

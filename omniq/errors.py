@@ -58,7 +58,7 @@ class ConfigError(OmniqError, ValueError):
     """A setting or an argument of the set-up is wrong; the message names it and what is allowed."""
 
 
-class Refused(OmniqError):  # noqa: N818 - reads as a sentence: the call was refused
+class Refused(OmniqError):
     """The call was not accepted, and nothing was written."""
 
 
@@ -82,7 +82,7 @@ class QueueFull(Refused):
     """More calls of this process wait to be written than its limit allows; try again later."""
 
 
-class TaskFailed(OmniqError):  # noqa: N818 - the name of the outcome, as in the state FAILED
+class TaskFailed(OmniqError):
     """The task ended in FAILED. `.error` is the `TaskError` of its last attempt."""
 
     def __init__(self, task_id: str, error: TaskError) -> None:
@@ -94,7 +94,7 @@ class TaskFailed(OmniqError):  # noqa: N818 - the name of the outcome, as in the
         return type(self), (self.task_id, self.error)
 
 
-class TaskCancelled(OmniqError):  # noqa: N818 - the name of the outcome, as in the state CANCELLED
+class TaskCancelled(OmniqError):
     """The task ended in CANCELLED. `.reason` is what its canceller gave, perhaps empty."""
 
     def __init__(self, task_id: str, reason: str = "") -> None:
@@ -126,7 +126,7 @@ class CorruptJournal(StorageError):
     `found` what was compared.
     """
 
-    def __init__(  # noqa: PLR0913 - the message must carry all of this, and so must the attributes
+    def __init__(
         self,
         journal: str,
         *,

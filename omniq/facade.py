@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast, overload
 
 import msgspec
 
@@ -28,7 +27,7 @@ from omniq.task import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from omniq.clock import Clock, Entropy
     from omniq.core.task import TaskRecord
@@ -138,6 +137,8 @@ class AsyncOmniQ:
     @overload
     def task(
         self,
+        function: None = None,
+        /,
         *,
         name: str | None = None,
         executor: Executor | None = None,
@@ -151,7 +152,7 @@ class AsyncOmniQ:
         *,
         name: str | None = None,
         executor: Executor | None = None,
-        **options: Unpack[TaskOptions],
+        **options: Any,
     ) -> Any:
         """Make a function a task of this app. Calling it stays a plain call.
 
@@ -201,7 +202,11 @@ class AsyncOmniQ:
         return TaskHandle(self, task_id)
 
     async def get_result(
-        self, task_id: str, *, wait: bool = False, timeout: Duration | None = None  # noqa: ASYNC109
+        self,
+        task_id: str,
+        *,
+        wait: bool = False,
+        timeout: Duration | None = None,
     ) -> TaskResult | None:
         """Return how a task ended, durably; None if it has not, or if nobody knows it.
 
@@ -247,9 +252,7 @@ class AsyncOmniQ:
     async def stats(self, *, queue: str | None = None) -> QueueStats:
         """Return how many tasks there are, of one queue or of all, and which workers live."""
         state = await (await self.engine()).refresh()
-        counts = {
-            name: counter for name, counter in state.counts.items() if queue in (None, name)
-        }
+        counts = {name: counter for name, counter in state.counts.items() if queue in (None, name)}
         return QueueStats(
             by_status={
                 status: sum(counter[status] for counter in counts.values()) for status in TaskStatus
@@ -310,6 +313,7 @@ class TaskDecorator:
     def __call__[**P, R](self, function: Callable[P, R], /) -> TaskFunction[P, R, R]: ...
 
     def __call__(self, function: Callable[..., Any], /) -> TaskFunction[..., Any, Any]:
+        """Register the function with the app."""
         registration = self._app.registry.register(
             function, name=self._name, executor=self._executor
         )
@@ -330,7 +334,8 @@ class BoundOptions:
         """Enqueue a call with these options; see `AsyncOmniQ.enqueue`."""
         app = self._app
         if isinstance(function, TaskFunction):
-            return await function.options(**self._changes).enqueue(*args, **kwargs)
+            task = cast("TaskFunction[..., Any, Any]", function)
+            return await task.options(**self._changes).enqueue(*args, **kwargs)
         if isinstance(function, str):
             registration = app.registry.require(function)
         else:

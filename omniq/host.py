@@ -31,11 +31,10 @@ __all__ = (
 
 POLL_SECONDS = 0.05
 PRIVATE_FILE = 0o600
-_WINDOWS = sys.platform == "win32"
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
 _SOCKET_NAME_LIMIT = 40
 
-if _WINDOWS:
+if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
@@ -63,7 +62,7 @@ def sync_file(descriptor: int) -> None:
     """Return once the file's content would survive power loss; raises OSError if it would not."""
     if sys.platform == "darwin":
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync alone leaves data in the drive's cache
-    elif _WINDOWS:
+    elif sys.platform == "win32":
         os.fsync(descriptor)
     else:
         os.fdatasync(descriptor)
@@ -71,7 +70,7 @@ def sync_file(descriptor: int) -> None:
 
 def sync_directory(path: Path) -> None:
     """Return once the directory's entries would survive power loss."""
-    if _WINDOWS:
+    if sys.platform == "win32":
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -95,7 +94,7 @@ class FileLock:
     def try_acquire(self) -> bool:
         """Take the lock if it is free; never waits."""
         try:
-            if _WINDOWS:
+            if sys.platform == "win32":
                 msvcrt.locking(self.descriptor, msvcrt.LK_NBLCK, 1)
             else:
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,13 +106,13 @@ class FileLock:
 
     def acquire(self) -> None:
         """Wait for the lock; blocks the calling thread."""
-        if _WINDOWS:
+        if sys.platform == "win32":
             msvcrt.locking(self.descriptor, msvcrt.LK_LOCK, 1)
         else:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX)
 
     def release(self) -> None:
-        if _WINDOWS:
+        if sys.platform == "win32":
             msvcrt.locking(self.descriptor, msvcrt.LK_UNLCK, 1)
         else:
             fcntl.flock(self.descriptor, fcntl.LOCK_UN)
@@ -148,7 +147,7 @@ class _SocketFolder:
         self.path = folder
         self._prefix: str | None = str(folder)
         self._descriptor = -1
-        if _WINDOWS:
+        if sys.platform == "win32":
             self._prefix = None
         elif len(os.fsencode(folder)) + _SOCKET_NAME_LIMIT > _SOCKET_PATH_LIMIT:
             self._prefix = None
@@ -216,7 +215,7 @@ class Bell:
     def __init__(self, folder: Path) -> None:
         self._folder = _SocketFolder(folder)
         self._socket: socket.socket | None = None
-        if not _WINDOWS:
+        if sys.platform != "win32":
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
 

@@ -13,12 +13,13 @@ import msgspec
 
 from omniq.core.events import Commit, ErrorRecord, Event, kind_of
 from omniq.core.retry import RetryRule
-from omniq.core.task import TaskRecord, WorkerRecord
 from omniq.core.transitions import TaskStatus
 from omniq.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from omniq.core.task import TaskRecord, WorkerRecord
 
 __all__ = (
     "Duration",

@@ -18,7 +18,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from omniq.clock import SystemClock, SystemEntropy
 from omniq.core import commands as cmd
@@ -50,7 +50,7 @@ READ_EVENTS = 1024  # after so many events, catching up lets the event loop go o
 RETRY_APPEND_SECONDS = 0.5  # how long outcomes that could not be written wait for the next try
 SYNC_WITHIN_SECONDS = 0.05  # when written events become durable that nobody waits for
 
-_FINISHING = frozenset({ev.TaskSucceeded, ev.TaskFailed, ev.TaskCancelled, ev.ResultExpired})
+_FINISHING = (ev.TaskSucceeded, ev.TaskFailed, ev.TaskCancelled)
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class _Order(NamedTuple):
     """A command on its way to the committer. Without a future nobody waits for its answer."""
 
     command: cmd.Command
-    future: asyncio.Future[Sequence[ev.Event]] | None
+    future: asyncio.Future[Any] | None
     durable: bool
 
 
@@ -90,10 +90,10 @@ class AsyncTaskQueue:
         self._orders: deque[_Order] = deque()
         self._ordered = asyncio.Event()
         self._exclusive = asyncio.Lock()  # whoever holds it may change the projection
-        self._acks: deque[tuple[int, asyncio.Future[object], object]] = deque()
+        self._acks: deque[tuple[int, asyncio.Future[Any], object]] = deque()
         self._ack_wanted = asyncio.Event()
         self._lazy_sync: Timer | None = None
-        self._waiters: dict[str, list[asyncio.Future[object]]] = {}
+        self._waiters: dict[str, list[asyncio.Future[Any]]] = {}
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._follower: asyncio.Task[None] | None = None
@@ -193,7 +193,7 @@ class AsyncTaskQueue:
         """
         state = await self.refresh()
         while (task := state.tasks.get(task_id)) is not None and not task.is_finished:
-            future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             self._waiters.setdefault(task_id, []).append(future)
             try:
                 await future
@@ -208,7 +208,7 @@ class AsyncTaskQueue:
         """Return once everything up to `seq`, whoever appended it, would survive power loss."""
         self._check()
         if seq > self.storage.durable:
-            future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             self._acknowledge(seq, future, None)
             await future
 
@@ -219,7 +219,7 @@ class AsyncTaskQueue:
     def unsubscribe(self, listener: Listener) -> None:
         self._listeners.remove(listener)
 
-    def _forget_waiter(self, task_id: str, future: asyncio.Future[object]) -> None:
+    def _forget_waiter(self, task_id: str, future: asyncio.Future[Any]) -> None:
         waiters = self._waiters.get(task_id)
         if waiters is not None and future in waiters:
             waiters.remove(future)
@@ -305,9 +305,7 @@ class AsyncTaskQueue:
                 if not events:
                     state.rollback()
                     return None, answers
-                commit = await self.storage.append(
-                    events, at=at, actor=self.actor, expected=seq
-                )
+                commit = await self.storage.append(events, at=at, actor=self.actor, expected=seq)
             except JournalConflict:
                 state.rollback()
                 continue
@@ -383,21 +381,22 @@ class AsyncTaskQueue:
     def _announce(self, commit: ev.Commit) -> None:
         if self._waiters:
             for event in commit.events:
-                if type(event) in _FINISHING:
-                    self._wake_waiters(event)
+                if isinstance(event, _FINISHING):
+                    self._wake_waiters(event.task_id)
+                elif isinstance(event, ev.ResultExpired):
+                    for task_id in event.task_ids:
+                        self._wake_waiters(task_id)
         for listener in self._listeners:
             listener.on_commit(commit)
 
-    def _wake_waiters(self, event: ev.Event) -> None:
-        ids = event.task_ids if isinstance(event, ev.ResultExpired) else (event.task_id,)
-        for task_id in ids:
-            for future in self._waiters.pop(task_id, ()):
-                if not future.done():
-                    future.set_result(None)
+    def _wake_waiters(self, task_id: str) -> None:
+        for future in self._waiters.pop(task_id, ()):
+            if not future.done():
+                future.set_result(None)
 
     # Durability.
 
-    def _acknowledge(self, seq: int, future: asyncio.Future[object], answer: object) -> None:
+    def _acknowledge(self, seq: int, future: asyncio.Future[Any], answer: object) -> None:
         """Resolve a future with its answer once everything up to `seq` is durable."""
         if seq <= self.storage.durable:
             future.set_result(answer)
@@ -417,7 +416,7 @@ class AsyncTaskQueue:
             self._fail(error)
 
     def _resolve_acks(self, durable: int) -> None:
-        later: deque[tuple[int, asyncio.Future[object], object]] = deque()
+        later: deque[tuple[int, asyncio.Future[Any], object]] = deque()
         while self._acks:
             seq, future, answer = self._acks.popleft()
             if seq > durable:
@@ -438,14 +437,14 @@ class AsyncTaskQueue:
         self._lazy_sync = None
         seq = self.projection.seq
         if seq > self.storage.durable:
-            future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.add_done_callback(lambda done: done.exception())  # reported by `_fail`
             self._acknowledge(seq, future, None)
 
     # Failing.
 
     def _fail(self, error: BaseException) -> None:
-        """The journal cannot be used from here on: tell everyone who waits, now and later."""
+        """Tell everyone who waits, now and later, that the journal cannot be used from here on."""
         _log.error(
             "the journal %s failed: %s",
             self.storage.location,

@@ -10,16 +10,14 @@ import importlib
 import inspect
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from omniq.errors import TaskNotAllowed
 from omniq.serialization import Signature
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ("Executor", "Registration", "Registry", "name_of")
 

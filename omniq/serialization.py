@@ -8,18 +8,20 @@ the reading side both say so; a payload names its codec, and cannot choose how i
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import typing
 from datetime import datetime
+from itertools import chain
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from omniq.errors import PayloadTooLarge, SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from omniq.config import Serializer
     from omniq.core.events import Codec
@@ -55,7 +57,7 @@ class Signature:
         )
 
     @property
-    def returns(self) -> Any:  # noqa: ANN401 - a type, of whatever kind
+    def returns(self) -> Any:
         """The annotated type of what the function returns."""
         return self._returns
 
@@ -71,12 +73,14 @@ class Signature:
                 f"{self.name}{self._signature} cannot be called like this: {error}"
             ) from None
 
-    def named(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[tuple[str, object]]:
+    def named(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> list[tuple[str, object]]:
         """Return the arguments with the names of their parameters."""
         pairs = [(self._name_of(index), value) for index, value in enumerate(args)]
         return [*pairs, *kwargs.items()]
 
-    def type_of(self, name: str) -> Any:  # noqa: ANN401 - a type, of whatever kind
+    def type_of(self, name: str) -> Any:
         """Return the annotated type of a parameter, or of `**kwargs` for a name they take."""
         if name in self._named:
             return self._named[name]
@@ -152,7 +156,7 @@ class Codecs:
         self._bound(payload, what)
         return payload
 
-    def decode_result(self, payload: bytes, codec: Codec, kind: Any, name: str) -> object:  # noqa: ANN401
+    def decode_result(self, payload: bytes, codec: Codec, kind: Any, name: str) -> object:
         """Return what a task returned, of type `kind`."""
         what = f"the result of {name}"
         if codec == "cloudpickle":
@@ -194,21 +198,21 @@ class Codecs:
                 "Next: store the data elsewhere and pass a reference, or raise the setting"
             )
 
-    def _unpickle(self, payload: bytes, what: str) -> Any:  # noqa: ANN401 - whatever was pickled
+    def _unpickle(self, payload: bytes, what: str) -> Any:
         if self.codec != "cloudpickle":
             raise SerializationError(
                 f"{what} are pickled, and reading them could run any code; it was not done. "
                 'Next: if you trust who wrote this journal, set serializer="cloudpickle" here too'
             )
-        import cloudpickle  # noqa: PLC0415 - only for those who opted in
+        import pickle  # noqa: PLC0415 - only for those who opted in
 
         try:
-            return cloudpickle.loads(payload)
+            return pickle.loads(payload)  # noqa: S301 - the settings of this side say so
         except Exception as error:
             raise SerializationError(f"{what} cannot be unpickled: {error}") from error
 
 
-def convert(value: object, kind: Any, what: str) -> object:  # noqa: ANN401 - a type
+def convert(value: object, kind: Any, what: str) -> object:
     """Return a value that was read as an instance of `kind`; raises `SerializationError`."""
     try:
         return msgspec.convert(value, kind, dec_hook=_decode_hook)
@@ -239,44 +243,39 @@ def _encode(value: object, what: str) -> bytes:
 
 
 def _pickle(value: object, what: str) -> bytes:
-    import cloudpickle  # noqa: PLC0415 - only for those who opted in
-
+    cloudpickle: Any = importlib.import_module("cloudpickle")  # only for those who opted in
     try:
-        return bytes(cloudpickle.dumps(value))
+        pickled: bytes = cloudpickle.dumps(value)
     except Exception as error:
         raise SerializationError(f"{what} cannot be pickled: {error}") from error
+    return pickled
 
 
 def _refuse_naive_datetimes(value: object, what: str) -> None:
     """Raise `SerializationError` for a datetime without a time zone anywhere in `value`."""
     if type(value) in _PLAIN:
         return
-    if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise SerializationError(
-                f"{what} holds a naive datetime ({value.isoformat()}), which means another moment "
-                "on another machine. Next: give it a time zone, such as datetime.now(UTC)"
-            )
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _refuse_naive_datetimes(key, what)
-            _refuse_naive_datetimes(item, what)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            _refuse_naive_datetimes(item, what)
-    else:
-        for item in _fields_of(value):
-            _refuse_naive_datetimes(item, what)
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise SerializationError(
+            f"{what} holds a naive datetime ({value.isoformat()}), which means another moment "
+            "on another machine. Next: give it a time zone, such as datetime.now(UTC)"
+        )
+    for item in _parts_of(value):
+        _refuse_naive_datetimes(item, what)
 
 
-def _fields_of(value: object) -> list[object]:
-    """Return the values of the fields of a dataclass, Struct or attrs object."""
+def _parts_of(value: Any) -> Iterable[object]:
+    """Return the items of a collection, or the fields of a dataclass, Struct or attrs object."""
+    if isinstance(value, dict):
+        return chain.from_iterable(cast("dict[object, object]", value).items())
+    if isinstance(value, list | tuple | set | frozenset):
+        return cast("Iterable[object]", value)
     if isinstance(value, msgspec.Struct):
         names = value.__struct_fields__
     elif dataclasses.is_dataclass(value):
         names = tuple(field.name for field in dataclasses.fields(value))
     else:
-        names = tuple(field.name for field in getattr(type(value), "__attrs_attrs__", ()))
+        names = tuple(field.name for field in getattr(cast("object", value), "__attrs_attrs__", ()))
     return [getattr(value, name) for name in names]
 
 

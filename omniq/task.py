@@ -95,13 +95,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not isinstance(self.queue, str) or not 0 < len(self.queue) <= MAX_NAME:
-            raise ConfigError(f"queue must be a name of up to {MAX_NAME} characters: {self.queue!r}")
+            raise ConfigError(
+                f"queue must be a name of up to {MAX_NAME} characters: {self.queue!r}"
+            )
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise ConfigError(f"priority must be an integer, not {self.priority!r}")
         if abs(self.priority) > MAX_PRIORITY:
             raise ConfigError(f"priority must be within ±{MAX_PRIORITY}, not {self.priority}")
         if self.retry is not None and self.max_retries is not None:
-            raise ConfigError("give either retry or max_retries: the policy has its own max_retries")
+            raise ConfigError(
+                "give either retry or max_retries: the policy has its own max_retries"
+            )
         if self.delay is not None and self.eta is not None:
             raise ConfigError("give either delay or eta: both say when the task is due")
         for name in ("timeout", "interval", "result_ttl"):
@@ -205,7 +209,7 @@ class Enqueuer:
 
 
 class TaskFunction[**P, R, C]:
-    """A function that was made a task. Calling it is a plain call; `enqueue` has it run by a worker.
+    """A function that was made a task. A call of it is a plain call; `enqueue` is for a worker.
 
     `R` is what the task results in, `C` what a plain call returns (for an async function, its
     coroutine).
@@ -264,7 +268,7 @@ class TaskFunction[**P, R, C]:
 class TaskHandle[R]:
     """A task that was enqueued, by its `id`. Handles of one task are equal."""
 
-    def __init__(self, app: App, task_id: str, kind: Any = Any) -> None:  # noqa: ANN401 - a type
+    def __init__(self, app: App, task_id: str, kind: Any = Any) -> None:
         self.id = task_id
         self._app = app
         self._kind = kind
@@ -278,7 +282,7 @@ class TaskHandle[R]:
     def __hash__(self) -> int:
         return hash(self.id)
 
-    async def result(self, timeout: Duration | None = None) -> R:  # noqa: ASYNC109 - as in get_result
+    async def result(self, timeout: Duration | None = None) -> R:
         """Wait until the task is finished and return what its function returned.
 
         The outcome is durable when this returns, and never changes. Raises `TaskFailed` with the
@@ -323,7 +327,7 @@ class TaskHandle[R]:
         found = await queue.storage.read_task(self.id)
         return [HistoryEvent.of(seq, commit, event) for seq, commit, event in found]
 
-    def _decode(self, task: TaskRecord) -> Any:  # noqa: ANN401 - of the type R
+    def _decode(self, task: TaskRecord) -> Any:
         assert task.result is not None, "a task in SUCCESS has a result"
         return self._app.codecs.decode_result(
             task.result, task.run.codec, self._kind, task.spec.name
@@ -331,11 +335,11 @@ class TaskHandle[R]:
 
 
 async def wait_finished(
-    queue: AsyncTaskQueue, task_id: str, timeout: Duration | None  # noqa: ASYNC109
+    queue: AsyncTaskQueue,
+    task_id: str,
+    timeout: Duration | None,
 ) -> TaskRecord:
     """Wait for the end of a task; raises TimeoutError that names it if it takes longer."""
-    import asyncio  # noqa: PLC0415
-
     if timeout is None:
         return await queue.finished(task_id)
     seconds = to_us(timeout, "timeout") / 1_000_000
@@ -352,5 +356,6 @@ def _as_call(call: tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...]
     if isinstance(call, tuple | list):
         return tuple(call), {}
     raise ConfigError(
-        f"each call must be a tuple of arguments or a mapping of keyword arguments, not {call!r:.80}"
+        "each call must be a tuple of arguments or a mapping of keyword arguments, "
+        f"not {call!r:.80}"
     )

@@ -6,14 +6,11 @@ ids. The time comes from the engine, one for all commands that are decided toget
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
 from omniq.core.events import Codec, ErrorRecord, TaskEnqueued, WorkerJoined
-
-if TYPE_CHECKING:
-    from collections.abc import Set
 
 __all__ = (
     "AcknowledgeCancel",
@@ -50,7 +47,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     worker: str
     queues: tuple[str, ...]
-    names: Set[str]
+    names: AbstractSet[str]
     limit: int
 
 

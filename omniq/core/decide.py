@@ -95,16 +95,12 @@ def _acknowledge_cancel(
     return [_cancelled(task, command.reason)]
 
 
-def _report_progress(
-    state: Projection, command: cmd.ReportProgress, _now: int
-) -> list[ev.Event]:
+def _report_progress(state: Projection, command: cmd.ReportProgress, _now: int) -> list[ev.Event]:
     task = state.tasks.get(command.task_id)
     if task is None or not task.is_claimed_by(command.worker, command.attempt):
         return []  # only outcomes are worth a trace when they come too late
     return [
-        ev.TaskProgressed(
-            task.id, task.attempt, command.worker, command.fraction, command.message
-        )
+        ev.TaskProgressed(task.id, task.attempt, command.worker, command.fraction, command.message)
     ]
 
 

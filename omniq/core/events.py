@@ -18,6 +18,7 @@ import msgspec
 from omniq.core.retry import RetryRule
 
 __all__ = (
+    "Codec",
     "Commit",
     "ErrorRecord",
     "Event",
@@ -57,10 +58,10 @@ class ErrorRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class JournalEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The base of all events."""
+    """The base of all events. They repeat its options because type checkers do not inherit them."""
 
 
-class TaskEnqueued(JournalEvent, tag="task.enqueued"):
+class TaskEnqueued(JournalEvent, frozen=True, tag="task.enqueued"):
     """A task was accepted: what to call, with what, and under which rules."""
 
     task_id: str
@@ -77,7 +78,7 @@ class TaskEnqueued(JournalEvent, tag="task.enqueued"):
     result_ttl_us: int = 0
 
 
-class TaskStarted(JournalEvent, tag="task.started"):
+class TaskStarted(JournalEvent, frozen=True, tag="task.started"):
     """A worker claimed the task; its callable runs only once this is written."""
 
     task_id: str
@@ -85,7 +86,7 @@ class TaskStarted(JournalEvent, tag="task.started"):
     worker: str
 
 
-class TaskSucceeded(JournalEvent, tag="task.succeeded"):
+class TaskSucceeded(JournalEvent, frozen=True, tag="task.succeeded"):
     """The attempt returned; `result` is the encoded value."""
 
     task_id: str
@@ -95,7 +96,7 @@ class TaskSucceeded(JournalEvent, tag="task.succeeded"):
     codec: Codec = "msgpack"
 
 
-class TaskRetried(JournalEvent, tag="task.retried"):
+class TaskRetried(JournalEvent, frozen=True, tag="task.retried"):
     """The attempt failed, and the task runs again at `retry_at`."""
 
     task_id: str
@@ -105,7 +106,7 @@ class TaskRetried(JournalEvent, tag="task.retried"):
     retry_at: int
 
 
-class TaskFailed(JournalEvent, tag="task.failed"):
+class TaskFailed(JournalEvent, frozen=True, tag="task.failed"):
     """The attempt failed, and it was the last one."""
 
     task_id: str
@@ -114,7 +115,7 @@ class TaskFailed(JournalEvent, tag="task.failed"):
     error: ErrorRecord
 
 
-class TaskCancelled(JournalEvent, tag="task.cancelled"):
+class TaskCancelled(JournalEvent, frozen=True, tag="task.cancelled"):
     """The task will not run, or its attempt was ended. `attempt` is 0 if none was running."""
 
     task_id: str
@@ -123,14 +124,14 @@ class TaskCancelled(JournalEvent, tag="task.cancelled"):
     worker: str = ""
 
 
-class TaskCancelRequested(JournalEvent, tag="task.cancel_requested"):
+class TaskCancelRequested(JournalEvent, frozen=True, tag="task.cancel_requested"):
     """Someone asked to cancel a task that is running; its worker was not yet heard."""
 
     task_id: str
     reason: str = ""
 
 
-class TaskReleased(JournalEvent, tag="task.released"):
+class TaskReleased(JournalEvent, frozen=True, tag="task.released"):
     """The attempt was given back and does not count; the task is due again at `due_at`."""
 
     task_id: str
@@ -140,14 +141,14 @@ class TaskReleased(JournalEvent, tag="task.released"):
     due_at: int = 0
 
 
-class TaskRequeued(JournalEvent, tag="task.requeued"):
+class TaskRequeued(JournalEvent, frozen=True, tag="task.requeued"):
     """An operator runs a finished task again: same id, attempts counted anew."""
 
     task_id: str
     reason: str = ""
 
 
-class TaskLate(JournalEvent, tag="task.late"):
+class TaskLate(JournalEvent, frozen=True, tag="task.late"):
     """An attempt that had lost its claim reported `outcome`; recorded, and changes nothing."""
 
     task_id: str
@@ -156,7 +157,7 @@ class TaskLate(JournalEvent, tag="task.late"):
     outcome: str
 
 
-class TaskProgressed(JournalEvent, tag="task.progressed"):
+class TaskProgressed(JournalEvent, frozen=True, tag="task.progressed"):
     """A running attempt said how far it is: `fraction` between 0 and 1, and a message."""
 
     task_id: str
@@ -166,13 +167,13 @@ class TaskProgressed(JournalEvent, tag="task.progressed"):
     message: str = ""
 
 
-class ResultExpired(JournalEvent, tag="result.expired"):
+class ResultExpired(JournalEvent, frozen=True, tag="result.expired"):
     """The retention of these finished tasks ended: they are known only from their history."""
 
     task_ids: tuple[str, ...]
 
 
-class WorkerJoined(JournalEvent, tag="worker.joined"):
+class WorkerJoined(JournalEvent, frozen=True, tag="worker.joined"):
     """A worker began: it claims tasks, and gives a sign of life every `lease_us` while it does.
 
     `boot` names the run of the kernel that holds the worker's liveness lock; whoever shares that
@@ -188,33 +189,33 @@ class WorkerJoined(JournalEvent, tag="worker.joined"):
     concurrency: int = 1
 
 
-class WorkerRenewed(JournalEvent, tag="worker.renewed"):
+class WorkerRenewed(JournalEvent, frozen=True, tag="worker.renewed"):
     """A worker is alive and will renew again before `lease_until`."""
 
     worker: str
     lease_until: int
 
 
-class WorkerLeft(JournalEvent, tag="worker.left"):
+class WorkerLeft(JournalEvent, frozen=True, tag="worker.left"):
     """A worker ended in order; it holds no task."""
 
     worker: str
 
 
-class WorkerLost(JournalEvent, tag="worker.lost"):
+class WorkerLost(JournalEvent, frozen=True, tag="worker.lost"):
     """A worker was found dead; the same commit says what became of each of its tasks."""
 
     worker: str
     reason: str
 
 
-class QueuePaused(JournalEvent, tag="queue.paused"):
+class QueuePaused(JournalEvent, frozen=True, tag="queue.paused"):
     """No task of the queue is claimed until it is resumed; what runs goes on."""
 
     queue: str
 
 
-class QueueResumed(JournalEvent, tag="queue.resumed"):
+class QueueResumed(JournalEvent, frozen=True, tag="queue.resumed"):
     """Tasks of the queue are claimed again."""
 
     queue: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
@@ -25,6 +25,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ("Projection", "State")
+
+
+type _OfNoTask = (
+    ev.ResultExpired
+    | ev.WorkerJoined
+    | ev.WorkerRenewed
+    | ev.WorkerLeft
+    | ev.WorkerLost
+    | ev.QueuePaused
+    | ev.QueueResumed
+)
+_OF_NO_TASK = (
+    ev.ResultExpired,
+    ev.WorkerJoined,
+    ev.WorkerRenewed,
+    ev.WorkerLeft,
+    ev.WorkerLost,
+    ev.QueuePaused,
+    ev.QueueResumed,
+)
 
 
 class State(msgspec.Struct):
@@ -77,22 +97,19 @@ class Projection:
     def apply_event(self, event: ev.Event) -> None:
         """Take in the next event, at the time `at`."""
         self.seq += 1
-        kind = type(event)
-        if kind is ev.TaskEnqueued:
+        if isinstance(event, ev.TaskEnqueued):
             self._enqueue(event)
-        elif (reaction := _REACTIONS.get(kind)) is not None:
-            reaction(self, event)
-        elif kind is not ev.TaskLate:
+        elif isinstance(event, _OF_NO_TASK):
+            self._react(event)
+        elif not isinstance(event, ev.TaskLate):
             old = self.tasks.get(event.task_id)
             self._replace(old, evolve(old, event, self.at))
-            if kind is ev.TaskStarted:
+            if isinstance(event, ev.TaskStarted):
                 self.heard[event.worker] = self.seq
 
     def state(self) -> State:
         """Return what the projection says, to compare, show or store."""
-        return State(
-            self.seq, self.at, dict(self.tasks), dict(self.workers), set(self.paused)
-        )
+        return State(self.seq, self.at, dict(self.tasks), dict(self.workers), set(self.paused))
 
     # Trying events before they are written.
 
@@ -202,7 +219,26 @@ class Projection:
             if spec.series_id:
                 self.series[spec.series_id] = task.id
 
-    def _result_expired(self, event: ev.ResultExpired) -> None:
+    def _react(self, event: _OfNoTask) -> None:
+        """Take in an event that is about workers, queues or many tasks."""
+        match event:
+            case ev.ResultExpired():
+                self._expire(event)
+            case ev.WorkerJoined():
+                self._join(event)
+            case ev.WorkerRenewed():
+                self._renew(event)
+            case ev.WorkerLeft() | ev.WorkerLost():
+                self.workers.pop(event.worker, None)
+                self.heard.pop(event.worker, None)
+            case ev.QueuePaused():
+                self.paused.add(event.queue)
+            case ev.QueueResumed():
+                self.paused.discard(event.queue)
+            case _:
+                assert_never(event)
+
+    def _expire(self, event: ev.ResultExpired) -> None:
         for task_id in event.task_ids:
             task = self.tasks.get(task_id)
             if task is None or not task.is_finished:
@@ -210,7 +246,7 @@ class Projection:
                 raise IllegalEvent(task_id, ev.kind_of(event), state)
             self._replace(task, None)
 
-    def _worker_joined(self, event: ev.WorkerJoined) -> None:
+    def _join(self, event: ev.WorkerJoined) -> None:
         self.workers[event.worker] = WorkerRecord(
             id=event.worker,
             host=event.host,
@@ -224,35 +260,13 @@ class Projection:
         )
         self.heard[event.worker] = self.seq
 
-    def _worker_renewed(self, event: ev.WorkerRenewed) -> None:
+    def _renew(self, event: ev.WorkerRenewed) -> None:
         worker = self.workers.get(event.worker)
         if worker is not None:  # a renewal of a worker that was declared lost changes nothing
-            self.workers[worker.id] = msgspec.structs.replace(
-                worker, lease_until=event.lease_until
-            )
+            renewed = msgspec.structs.replace(worker, lease_until=event.lease_until)
+            self.workers[worker.id] = renewed
             self.heard[worker.id] = self.seq
-
-    def _worker_gone(self, event: ev.WorkerLeft | ev.WorkerLost) -> None:
-        self.workers.pop(event.worker, None)
-        self.heard.pop(event.worker, None)
-
-    def _queue_paused(self, event: ev.QueuePaused) -> None:
-        self.paused.add(event.queue)
-
-    def _queue_resumed(self, event: ev.QueueResumed) -> None:
-        self.paused.discard(event.queue)
 
 
 def _expires_at(task: TaskRecord) -> int:
     return task.run.finished_at + task.spec.result_ttl_us
-
-
-_REACTIONS = {
-    ev.ResultExpired: Projection._result_expired,
-    ev.WorkerJoined: Projection._worker_joined,
-    ev.WorkerRenewed: Projection._worker_renewed,
-    ev.WorkerLeft: Projection._worker_gone,
-    ev.WorkerLost: Projection._worker_gone,
-    ev.QueuePaused: Projection._queue_paused,
-    ev.QueueResumed: Projection._queue_resumed,
-}

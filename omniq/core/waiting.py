@@ -14,7 +14,8 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Set
+    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from omniq.core.task import TaskRecord
 
@@ -80,7 +81,7 @@ class WaitingTasks:
     def take(
         self,
         queues: tuple[str, ...],
-        paused: Set[str],
+        paused: AbstractSet[str],
         limit: int,
         now: int,
         may_run: Callable[[TaskRecord], bool],
@@ -114,7 +115,7 @@ class WaitingTasks:
                 if task is not None and task.is_waiting:
                     self.add(task, task.due_at, first=True)
 
-    def has_ready(self, queues: tuple[str, ...], paused: Set[str], now: int) -> bool:
+    def has_ready(self, queues: tuple[str, ...], paused: AbstractSet[str], now: int) -> bool:
         """Whether `take` may find something; stale entries make it err towards yes."""
         self._promote(now)
         return any(

@@ -13,6 +13,7 @@ import hashlib
 import msgspec
 
 from omniq.core.events import Commit, Event
+
 __all__ = (
     "MAX_COMMIT_BYTES",
     "chain",

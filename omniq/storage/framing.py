@@ -58,7 +58,7 @@ FRAME_HEADER_BYTES = _FRAME.size + _CRC.size  # 64 + 4 = 68
 _MAX_HEADER_BYTES = 4096  # what a newer version's segment header may take
 
 
-class BadBytes(OmniqError):  # noqa: N818 - carries what was compared, for the caller to place
+class BadBytes(OmniqError):
     """Bytes that do not verify: what was expected and what was found."""
 
     def __init__(self, expected: str, found: str) -> None:
@@ -67,7 +67,7 @@ class BadBytes(OmniqError):  # noqa: N818 - carries what was compared, for the c
         self.found = found
 
 
-class NotASegment(OmniqError):  # noqa: N818 - as above
+class NotASegment(OmniqError):
     """The file is no segment of an OmniQ journal, or one of a newer version."""
 
 
@@ -85,7 +85,7 @@ class FrameHeader(NamedTuple):
 
     length: int
     payload_crc: int
-    count: int
+    events: int
     first_seq: int
     durable: int
     previous: bytes

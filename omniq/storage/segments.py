@@ -268,6 +268,6 @@ def ends_with_its_frame(position: Position) -> bool:
     position.durable = max(position.durable, header.durable)
     return (
         len(payload) == header.length
-        and header.first_seq + header.count - 1 == position.seq
+        and header.first_seq + header.events - 1 == position.seq
         and chain(header.previous, payload) == position.digest
     )

@@ -165,7 +165,7 @@ class SQLiteStorage(LocalStorage):
             synchronous = "FULL" if self._durability == "fsync" else "NORMAL"
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
-            connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # noqa: FBT003
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
         (journal_id,) = connection.execute("SELECT id FROM journal").fetchone()
         return str(journal_id)
 

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ("Attempt", "End", "describe_error")
 
-_OUR_FOLDERS = tuple(f"{Path(file).parent}{os.sep}" for file in (anyio.__file__, omniq_errors.__file__))
+_OUR_FOLDERS = tuple(
+    f"{Path(file).parent}{os.sep}" for file in (anyio.__file__, omniq_errors.__file__)
+)
 
 MAX_MESSAGE = 4_000  # characters of an exception's message that are kept
 MAX_TRACEBACK = 16_000  # characters of a traceback, of which the end is kept

@@ -16,7 +16,7 @@ __all__ = ("Cancel", "RetryLater", "TaskContext", "current_task")
 _log = logging.getLogger("omniq.task")
 
 
-class RetryLater(Exception):  # noqa: N818 - read as a sentence: raise RetryLater(after=30)
+class RetryLater(Exception):
     """Raised by a task to give its attempt back: it runs again `after` seconds, none is spent."""
 
     def __init__(self, after: Duration = 0.0, reason: str = "") -> None:
@@ -25,7 +25,7 @@ class RetryLater(Exception):  # noqa: N818 - read as a sentence: raise RetryLate
         self.reason = reason
 
 
-class Cancel(Exception):  # noqa: N818 - read as a sentence: raise Cancel("why")
+class Cancel(Exception):
     """Raised by a task to end itself as CANCELLED."""
 
     def __init__(self, reason: str = "") -> None:

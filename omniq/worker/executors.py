@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
+
 from omniq.errors import OmniqError
 from omniq.worker import context as ctx
 from omniq.worker import protocol
@@ -26,7 +27,7 @@ __all__ = ("ChildDied", "Executors")
 STOP_SECONDS = 5.0  # how long an idle child may take to end before it is killed
 
 
-class ChildDied(OmniqError):  # noqa: N818 - the field's word for it
+class ChildDied(OmniqError):
     """The child process of a task ended before the task did."""
 
 
@@ -150,9 +151,9 @@ class _Child:
     async def _finish(self) -> None:
         await self._process.wait()
         # Without this the pipes' transports are closed by the garbage collector, which warns.
-        self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
+        self._process._transport.close()  # type: ignore[attr-defined]
 
-    async def _send(self, message: Any) -> None:  # noqa: ANN401 - any message of the protocol
+    async def _send(self, message: Any) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(protocol.pack(message))
         await self._process.stdin.drain()

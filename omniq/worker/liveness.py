@@ -102,7 +102,9 @@ class Watch:
     def find_lost(self, state: Projection, own: str) -> list[cmd.DeclareLost]:
         """Return a command for each worker that is dead by now."""
         found: list[cmd.DeclareLost] = []
-        self._heard = {worker: heard for worker, heard in self._heard.items() if worker in state.workers}
+        self._heard = {
+            worker: heard for worker, heard in self._heard.items() if worker in state.workers
+        }
         for worker in state.workers.values():
             if worker.id == own:
                 continue

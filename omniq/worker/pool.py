@@ -26,7 +26,7 @@ from omniq.worker.executors import Executors
 from omniq.worker.liveness import LeaseRenewal, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Sequence
 
     from omniq.core.task import TaskRecord
     from omniq.queue import AsyncTaskQueue
@@ -125,7 +125,7 @@ class AsyncWorkerPool:
         finally:
             await self._leave()
 
-    async def stop(self, timeout: Duration | None = None) -> None:  # noqa: ASYNC109 - for how long tasks may go on
+    async def stop(self, timeout: Duration | None = None) -> None:
         """Claim no more, let running tasks finish for `timeout`, and give back the rest.
 
         Without a timeout it is the pool's `shutdown_timeout`. What is given back does not count
@@ -341,19 +341,18 @@ class AsyncWorkerPool:
             self._wake.set()
 
     def on_commit(self, commit: ev.Commit) -> None:
-        """Look at what happened: is there work, or news about a running attempt?"""
+        """Look at what happened, for work and for news about running attempts."""
         self._wake.set()
         for event in commit.events:
-            kind = type(event)
-            if kind is ev.TaskCancelRequested:
+            if isinstance(event, ev.TaskCancelRequested):
                 self._cancel(event.task_id)
-            elif kind is ev.WorkerLost and event.worker == self.id:
+            elif isinstance(event, ev.WorkerLost) and event.worker == self.id:
                 self._lost = True
                 self._end_all(End.LOST)
                 self._attempts.clear()
 
     def on_failure(self, error: BaseException) -> None:
-        """The journal cannot be used any more, so nothing that runs here can be recorded."""
+        """End what runs here: its outcome cannot be recorded any more."""
         self._failure = error
         self._end_all(End.LOST)
         self._wake.set()
@@ -366,7 +365,7 @@ class AsyncWorkerPool:
     # Signals.
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self) -> Generator[None]:
         """Stop on SIGTERM and SIGINT while this is the main thread's loop."""
         loop = asyncio.get_running_loop()
         handled: list[signal.Signals] = []

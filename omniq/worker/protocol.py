@@ -84,7 +84,7 @@ class WantsCancel(msgspec.Struct, frozen=True, tag="cancel"):
     reason: str
 
 
-class RaisedInChild(Exception):  # noqa: N818 - carries what another process raised
+class RaisedInChild(Exception):
     """The task raised an exception in the child, which is described, not rebuilt, here."""
 
     def __init__(self, raised: Raised) -> None:
