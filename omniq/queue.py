@@ -142,9 +142,13 @@ class AsyncTaskQueue:
         self._orders.append(_Order(command, None, durable=False))
         self._ordered.set()
 
+    async def settle(self) -> None:
+        """Return once everything ordered so far is written, or was refused."""
+        await self._order(cmd.Enqueue(()), durable=False)
+
     async def flush(self) -> None:
         """Return once everything ordered so far is durable."""
-        await self._order(cmd.Enqueue(()), durable=False)
+        await self.settle()
         if self._loaded:
             await self.make_durable(self.projection.seq)
 

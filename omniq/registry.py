@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +21,6 @@ from omniq.serialization import Signature
 __all__ = ("Executor", "Registration", "Registry", "name_of")
 
 type Executor = Literal["async", "thread", "process"]
-
-_log = logging.getLogger(__name__)
-
 
 class Registration(msgspec.Struct, frozen=True):
     """A function under its name, and how it is called."""
@@ -85,7 +81,6 @@ class Registry:
             return self._import(name)
         except TaskNotAllowed as error:
             self._missing[name] = str(error)
-            _log.warning("%s", error, extra={"action": "task_not_runnable", "task_name": name})
             return None
 
     def require(self, name: str) -> Registration:

@@ -167,9 +167,10 @@ class Codecs:
             raise SerializationError(f"{what} cannot be read: {error}") from None
         return value if kind is Any or type(value) is kind else convert(value, kind, what)
 
-    def may_read(self, codec: Codec) -> bool:
-        """Whether payloads of this codec are read here at all."""
-        return codec == "msgpack" or self.codec == "cloudpickle"
+    @property
+    def readable(self) -> frozenset[Codec]:
+        """The codecs whose payloads are read here at all."""
+        return frozenset(("msgpack", self.codec))
 
     def _encode_safely(
         self,

@@ -108,6 +108,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.delay is not None and self.eta is not None:
             raise ConfigError("give either delay or eta: both say when the task is due")
+        if self.max_retries is not None:
+            RetryPolicy(max_retries=self.max_retries)
         for name in ("timeout", "interval", "result_ttl"):
             value = getattr(self, name)
             if value is not None and to_us(value, name) == 0:

@@ -42,13 +42,15 @@ class Enqueue(msgspec.Struct, frozen=True):
 class Claim(msgspec.Struct, frozen=True):
     """Start up to `limit` due tasks of these queues (none named: all) on this worker.
 
-    Only tasks whose name is in `names` are started: those the worker has the function for.
+    Only tasks are started whose name is in `names`, for which the worker has the function, and
+    whose payload it may read.
     """
 
     worker: str
     queues: tuple[str, ...]
     names: AbstractSet[str]
     limit: int
+    codecs: AbstractSet[Codec] = frozenset(("msgpack",))
 
 
 class Succeed(msgspec.Struct, frozen=True):

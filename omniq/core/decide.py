@@ -44,11 +44,13 @@ def _enqueue(_state: Projection, command: cmd.Enqueue, _now: int) -> list[ev.Eve
 def _claim(state: Projection, command: cmd.Claim, now: int) -> list[ev.Event]:
     if command.worker not in state.workers:
         return []  # it was declared lost, and will find out
-    worker, names = command.worker, command.names
-    taken = state.waiting.take(
-        command.queues, state.paused, command.limit, now, lambda task: task.spec.name in names
-    )
-    return [ev.TaskStarted(task.id, task.attempt + 1, worker) for task in taken]
+    names, codecs = command.names, command.codecs
+
+    def may_run(task: TaskRecord) -> bool:
+        return task.spec.name in names and task.spec.codec in codecs
+
+    taken = state.waiting.take(command.queues, state.paused, command.limit, now, may_run)
+    return [ev.TaskStarted(task.id, task.attempt + 1, command.worker) for task in taken]
 
 
 def _succeed(state: Projection, command: cmd.Succeed, now: int) -> list[ev.Event]:

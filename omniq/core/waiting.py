@@ -115,6 +115,10 @@ class WaitingTasks:
                 if task is not None and task.is_waiting:
                     self.add(task, task.due_at, first=True)
 
+    def set_aside(self) -> Iterable[str]:
+        """Return the names of tasks that are ready and that this process cannot run."""
+        return self._aside
+
     def has_ready(self, queues: tuple[str, ...], paused: AbstractSet[str], now: int) -> bool:
         """Whether `take` may find something; stale entries make it err towards yes."""
         self._promote(now)

@@ -79,6 +79,7 @@ class AsyncWorkerPool:
         self._runners: set[asyncio.Task[None]] = set()
         self._names: frozenset[str] = frozenset()
         self._names_known = (-1, -1)
+        self._not_run: set[str] = set()
         self._wake = asyncio.Event()
         self._stopping = False
         self._lost = False
@@ -156,8 +157,11 @@ class AsyncWorkerPool:
                     self._start(task)
                 if claimed:
                     continue
-                if until_idle and not self._attempts and not self._has_ready():
-                    return
+                if until_idle and not self._attempts:
+                    await self._queue.settle()  # outcomes on their way may make tasks due
+                    if not self._has_ready():
+                        return
+                    continue
                 await wait_at_most(self._clock, self._wake, self._seconds_to_next_due())
         finally:
             watching.cancel()
@@ -171,10 +175,26 @@ class AsyncWorkerPool:
         self._learn_names()
         if not self._has_ready():
             return []
-        claim = cmd.Claim(self.id, self.queues, self._names, free)
+        claim = cmd.Claim(self.id, self.queues, self._names, free, self._codecs.readable)
         started = await self._queue.execute(claim)
+        self._say_what_is_not_run()
         tasks = self._queue.projection.tasks
         return [tasks[event.task_id] for event in started if isinstance(event, ev.TaskStarted)]
+
+    def _say_what_is_not_run(self) -> None:
+        """Warn, once for each name, of tasks that are due and that this worker cannot run."""
+        for name in self._queue.projection.waiting.set_aside():
+            if name not in self._not_run:
+                self._not_run.add(name)
+                reason = self._registry.why_missing(name) or (
+                    f"tasks {name!r} have pickled arguments, which could run any code. "
+                    'Next: if you trust who wrote them, set serializer="cloudpickle" here too'
+                )
+                _log.warning(
+                    "left alone: %s",
+                    reason,
+                    extra={"action": "task_not_runnable", "task_name": name},
+                )
 
     def _has_ready(self) -> bool:
         state = self._queue.projection

@@ -1,0 +1,86 @@
+"""Functions that the tests enqueue by name: importable, as a user's would be."""
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from omniq import Cancel, RetryLater, current_task
+
+
+class Color(Enum):
+    RED = "red"
+
+
+@dataclass
+class Point:
+    x: int
+    y: int
+
+
+class Meta(msgspec.Struct):
+    path: Path
+    width: int
+
+
+def add(a: int, b: int = 2) -> int:
+    return a + b
+
+
+async def add_async(a: int, b: int = 2) -> int:
+    return a + b
+
+
+def describe(  # one argument of each kind that must come out as it went in
+    path: Path, when: datetime, price: Decimal, key: UUID, color: Color, point: Point, meta: Meta
+) -> dict[str, str]:
+    given = (path, when, price, key, color, point, meta)
+    return {type(value).__name__: str(value) for value in given}
+
+
+def make_point(x: int, y: int) -> Point:
+    return Point(x, y)
+
+
+def process_id() -> int:
+    return os.getpid()
+
+
+def spin_for_ever(marker: str) -> None:
+    Path(marker).write_text(str(os.getpid()))
+    while True:
+        time.sleep(0.01)
+
+
+def report_progress() -> str:
+    current_task().progress(0.5, "half")
+    return current_task().id
+
+
+def raise_value_error() -> None:
+    raise ValueError("a bad value")
+
+
+def retry_later_once() -> int:
+    context = current_task()
+    marker = Path(context.log.name)  # never written: only the attempt tells the runs apart
+    assert marker.name == "omniq.task"
+    raise RetryLater(after=0)
+
+
+def cancel_itself() -> None:
+    raise Cancel("enough")
+
+
+def exit_hard() -> None:
+    os._exit(7)
+
+
+def unencodable() -> object:
+    return object()
