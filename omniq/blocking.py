@@ -7,7 +7,7 @@ a second time: each method hands its call to that loop and waits.
 
 from __future__ import annotations
 
-import atexit
+import concurrent.futures.thread
 import functools
 import os
 import signal
@@ -45,7 +45,11 @@ class _Runner:
         self._portal: BlockingPortal | None = None
         self._pid = 0
         self._open: weakref.WeakSet[OmniQ] = weakref.WeakSet()
-        atexit.register(self._close_all)
+        # An ordinary atexit function would come too late: thread pools, in which storages sync,
+        # are shut down by then, by this same hook of concurrent.futures. The last to register is
+        # the first to be called, so its module is imported before.
+        assert concurrent.futures.thread.ThreadPoolExecutor
+        threading._register_atexit(self._close_all)  # type: ignore[attr-defined] # pyright: ignore
 
     def run[T](self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine function on the loop and return its result.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast, overload
 
 import msgspec
@@ -78,6 +79,7 @@ class AsyncOmniQ:
         self._clock = clock
         self._entropy = entropy
         self._queue: AsyncTaskQueue | None = None
+        self._pools: weakref.WeakSet[AsyncWorkerPool] = weakref.WeakSet()
         self._opening: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -94,7 +96,12 @@ class AsyncOmniQ:
         await self.engine()
 
     async def close(self) -> None:
-        """Make everything durable and close the journal. It may be opened again."""
+        """Stop this app's workers, make everything durable and close the journal.
+
+        It may be opened again.
+        """
+        for pool in tuple(self._pools):
+            await pool.stop()
         if self._queue is not None:
             queue, self._queue = self._queue, None
             await queue.close()
@@ -285,7 +292,9 @@ class AsyncOmniQ:
         """
         from omniq.worker.pool import AsyncWorkerPool  # noqa: PLC0415 - clients need no worker
 
-        return AsyncWorkerPool(self.engine, self.registry, self.codecs, **options)
+        pool = AsyncWorkerPool(self.engine, self.registry, self.codecs, **options)
+        self._pools.add(pool)
+        return pool
 
     def _decode_result(self, task: TaskRecord) -> object:
         registration = self.registry.get(task.spec.name)

@@ -181,7 +181,8 @@ class AsyncTaskQueue:
             if not self._loaded:
                 await self._catch_up()
                 self._loaded = True
-        self._follower = asyncio.create_task(self._follow_forever(), name="omniq-follower")
+                following = self._follow_forever()
+                self._follower = asyncio.create_task(following, name="omniq-follower")
 
     async def refresh(self) -> Projection:
         """Return the state as the journal has it now, whoever appended to it."""
