@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ("build_parser", "load_app", "main")
 
+SUPERVISE_SECONDS = 0.1  # how often worker processes are looked at
 RESTART_SECONDS = 1.0  # before a worker process that died is started again
 
 _log = logging.getLogger("omniq.cli")
@@ -110,7 +111,8 @@ def _worker(options: argparse.Namespace, argv: list[str]) -> int:
         level=app.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     if options.processes > 1:
-        return _supervise(argv, options.processes)
+        command = [sys.executable, "-m", "omniq", *argv, "--processes", "1"]
+        return _Supervisor(command, options.processes).run()
     asyncio.run(_work(app, options), loop_factory=_loop_factory())
     return 0
 
@@ -137,37 +139,42 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def _supervise(argv: list[str], count: int) -> int:
-    """Run `count` processes of this command, and start one anew that dies by accident."""
-    command = [sys.executable, "-m", "omniq", *argv, "--processes", "1"]
-    children = [subprocess.Popen(command) for _ in range(count)]  # noqa: S603 - ourselves
-    stopping = False
+class _Supervisor:
+    """Runs several processes of one command, and starts one anew that dies by accident."""
 
-    def forward(number: int, _frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-        for child in children:
+    def __init__(self, command: list[str], count: int) -> None:
+        self._command = command
+        self._stopping = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._forward)
+        self._children = [subprocess.Popen(command) for _ in range(count)]  # noqa: S603 - ourselves
+
+    def run(self) -> int:
+        """Return the worst exit status once all have ended and none is to be started again."""
+        while True:
+            codes = [child.poll() for child in self._children]
+            if all(code is not None and (code == 0 or self._stopping) for code in codes):
+                return max(abs(code or 0) for code in codes)
+            for index, code in enumerate(codes):
+                if code:
+                    self._restart(index, code)
+            time.sleep(SUPERVISE_SECONDS)
+
+    def _restart(self, index: int, code: int) -> None:
+        _log.error(
+            "worker process %d ended with status %d and is started again",
+            self._children[index].pid,
+            code,
+            extra={"action": "worker_process_died", "pid": self._children[index].pid},
+        )
+        time.sleep(RESTART_SECONDS)  # a worker that cannot start must not keep the machine busy
+        if not self._stopping:
+            self._children[index] = subprocess.Popen(self._command)  # noqa: S603 - ourselves
+
+    def _forward(self, number: int, _frame: object) -> None:
+        self._stopping = True
+        for child in self._children:
             child.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
-    while any(child.poll() is None for child in children) or not stopping:
-        for index, child in enumerate(children):
-            code = child.poll()
-            if code == 0 or code is None or stopping:
-                continue
-            _log.error(
-                "worker process %d ended with status %d and is started again",
-                child.pid,
-                code,
-                extra={"action": "worker_process_died", "pid": child.pid},
-            )
-            time.sleep(RESTART_SECONDS)
-            children[index] = subprocess.Popen(command)  # noqa: S603 - ourselves
-        if all(child.poll() == 0 for child in children):
-            break
-        time.sleep(0.1)
-    return max(abs(child.wait()) for child in children)
 
 
 def _positive(text: str) -> int:

@@ -1,0 +1,47 @@
+"""The app of the process tests: where its journal is comes from OMNIQ_DB_URL."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from omniq import AsyncOmniQ, RetryPolicy
+
+oq = AsyncOmniQ()
+TRACES = Path(os.environ.get("TRACES", "."))
+AT_ONCE = RetryPolicy(max_retries=3, base_delay=0.0)
+
+
+def leave_trace(name: str) -> None:
+    """Append a line to this process' file: what really ran, whatever the journal says."""
+    with (TRACES / f"{os.getpid()}.trace").open("a") as file:
+        file.write(f"{name}\n")
+
+
+@oq.task
+async def note(name: str) -> int:
+    leave_trace(name)
+    return os.getpid()
+
+
+@oq.task(retry=AT_ONCE)
+async def wait_for_file(path: str, name: str) -> int:
+    leave_trace(name)
+    while not Path(path).exists():
+        await asyncio.sleep(0.005)
+    return os.getpid()
+
+
+@oq.task(retry=AT_ONCE)
+async def block_until_file(path: str, name: str) -> int:
+    """Block the worker's event loop, as a careless task would."""
+    leave_trace(name)
+    while not Path(path).exists():
+        time.sleep(0.005)
+    return os.getpid()
+
+
+@oq.task(retry=RetryPolicy(max_retries=1, base_delay=0.0))
+async def kill_worker(name: str) -> None:
+    leave_trace(name)
+    os.kill(os.getpid(), 9)

@@ -1,0 +1,48 @@
+"""The `omniq` command, as a person runs it."""
+
+import re
+
+import pytest
+
+
+async def test_the_demo_ends_with_everything_right(processes, tmp_path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number in range(300):
+        (folder / f"{number}.txt").write_text("line\n" * number)
+    demo = processes.start("-m", "omniq", "demo", "--journal", processes.location, "--directory", folder)
+    printed = demo.communicate(timeout=40)[0]
+    assert demo.returncode == 0, printed
+    said = dict(re.findall(r"^(\w+(?: again)?) +(.*)$", printed, re.MULTILINE))
+    assert said["tasks"] == "300, 300 succeeded"
+    assert (said["duplicate"], said["missing"], said["wrong"]) == ("0", "0", "0")
+    assert said["workers"] == "2, of which 1 was killed and replaced"
+    assert int(said["attempts"]) == 300 + int(said["run again"].split(",")[0])
+    assert re.fullmatch(r"\d+ [0-9a-f]{64}", said["head"])
+
+
+async def test_a_worker_that_drains_ends_when_nothing_is_due(processes, app) -> None:
+    handle = await app.note.enqueue("a")
+    worker = processes.worker("--drain")
+    assert worker.wait(20) == 0
+    assert await handle.result() == worker.pid
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("worker", "app"), "names no app"),
+        (("worker", "nowhere:oq"), "no module 'nowhere'"),
+        (("worker", "app:nothing"), "nothing called 'nothing'"),
+        (("worker", "app:TRACES"), "not an AsyncOmniQ"),
+        (("worker", "app:oq", "--concurrency", "0"), "not 1 or more"),
+        (("demo", "--directory", "/nowhere/at/all"), "no files"),
+        ((), "usage: omniq"),
+    ],
+)
+async def test_a_wrong_call_says_what_is_wrong_and_exits_with_2(processes, arguments, says) -> None:
+    if "file" not in processes.location and processes.location.endswith(".db"):
+        return
+    command = processes.start("-m", "omniq", *arguments)
+    assert says in command.communicate(timeout=20)[0]
+    assert command.returncode == 2
