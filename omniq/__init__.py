@@ -5,7 +5,9 @@ Start with `AsyncOmniQ`, or with `OmniQ`, which is the same for code that does n
 
 from __future__ import annotations
 
-from omniq.blocking import OmniQ, WorkerPool
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from omniq.config import Settings
 from omniq.core.transitions import TaskStatus
 from omniq.errors import (
@@ -38,7 +40,10 @@ from omniq.models import (
 )
 from omniq.task import TaskFunction, TaskHandle
 from omniq.worker.context import Cancel, RetryLater, TaskContext, current_task
-from omniq.worker.pool import AsyncWorkerPool
+
+if TYPE_CHECKING:
+    from omniq.blocking import OmniQ, WorkerPool
+    from omniq.worker.pool import AsyncWorkerPool
 
 __all__ = (
     "AsyncOmniQ",
@@ -79,10 +84,19 @@ __all__ = (
 )
 
 
-def __getattr__(name: str) -> str:
-    """Look the version up when it is asked for: reading the metadata costs milliseconds."""
+# Imported when they are asked for: a program that only enqueues needs neither threads nor workers.
+_LAZY = {
+    "AsyncWorkerPool": "omniq.worker.pool",
+    "OmniQ": "omniq.blocking",
+    "WorkerPool": "omniq.blocking",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415
+        from importlib.metadata import version  # noqa: PLC0415 - reading it costs milliseconds
 
         return version("omniq-journal")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

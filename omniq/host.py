@@ -111,6 +111,16 @@ class FileLock:
         else:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX)
 
+    def holder(self) -> int | None:
+        """Return the process that holds the lock, where the system tells (Linux)."""
+        inode = os.fstat(self.descriptor).st_ino
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+                fields = line.split()
+                if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+                    return int(fields[4])
+        return None
+
     def release(self) -> None:
         if sys.platform == "win32":
             msvcrt.locking(self.descriptor, msvcrt.LK_UNLCK, 1)
@@ -220,10 +230,16 @@ class Bell:
             self._socket.setblocking(False)
 
     def ring(self, but: str = "") -> None:
-        """Send one byte to each listener except `but`; a dead one's socket is removed."""
+        """Send one byte to each listener except `but`; a dead one's socket is removed.
+
+        Never fails: what there is news of has happened.
+        """
         if self._socket is None:
             return
-        for name in os.listdir(self._folder.path):
+        names: list[str] = []
+        with contextlib.suppress(OSError):
+            names = os.listdir(self._folder.path)  # noqa: PTH208 - names are wanted
+        for name in names:
             address = self._folder.address(name)
             if name == but or address is None:
                 continue
@@ -232,7 +248,8 @@ class Bell:
             except OSError as error:
                 # A full buffer (EAGAIN, on macOS ENOBUFS) holds wake-ups that are still unread.
                 if error.errno == errno.ECONNREFUSED:
-                    (self._folder.path / name).unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        (self._folder.path / name).unlink()
 
     def close(self) -> None:
         if self._socket is not None:

@@ -14,7 +14,6 @@ asks for it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections import deque
@@ -26,12 +25,15 @@ from omniq.core import events as ev
 from omniq.core.decide import decide
 from omniq.core.projection import Projection
 from omniq.errors import (
+    CorruptJournal,
+    IllegalEvent,
     JournalConflict,
     OmniqError,
     QueueFull,
     StorageClosed,
     StorageError,
     TaskNotFound,
+    UnsupportedFormat,
 )
 from omniq.host import host_name
 
@@ -46,11 +48,15 @@ __all__ = ("AsyncTaskQueue", "Listener")
 
 MAX_WAITING_COMMANDS = 100_000  # beyond it `QueueFull`: the caller is faster than the disk
 MAX_BATCH_EVENTS = 4096  # keeps a commit's work on the event loop below about 20 ms
+MAX_BATCH_BYTES = 8 * 1024 * 1024  # of payloads and results; a single command may have more
 READ_EVENTS = 1024  # after so many events, catching up lets the event loop go on
 RETRY_APPEND_SECONDS = 0.5  # how long outcomes that could not be written wait for the next try
 SYNC_WITHIN_SECONDS = 0.05  # when written events become durable that nobody waits for
 
 _FINISHING = (ev.TaskSucceeded, ev.TaskFailed, ev.TaskCancelled)
+
+# After these, what this process believes of the journal and what is in it may differ.
+_FINAL = (StorageClosed, CorruptJournal, UnsupportedFormat, IllegalEvent)
 
 _log = logging.getLogger(__name__)
 
@@ -110,17 +116,19 @@ class AsyncTaskQueue:
 
     async def close(self) -> None:
         """Write what was ordered, make it durable, and close the journal."""
-        with contextlib.suppress(StorageError):  # whoever waited for it was told
-            await self.flush()
-        if self._lazy_sync is not None:
-            self._lazy_sync.cancel()
-        tasks = [*self._tasks, *([self._follower] if self._follower else [])]
-        self._tasks, self._follower = [], None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._fail_waiters(StorageClosed(f"the journal {self.storage.location} was closed"))
-        await self.storage.close()
+        try:
+            if self._tasks and self._failure is None:
+                await self.flush()
+        finally:
+            if self._lazy_sync is not None:
+                self._lazy_sync.cancel()
+            tasks = [*self._tasks, *([self._follower] if self._follower else [])]
+            self._tasks, self._follower = [], None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._fail_waiters(StorageClosed(f"the journal {self.storage.location} was closed"))
+            await self.storage.close()
 
     # Commands.
 
@@ -249,17 +257,13 @@ class AsyncTaskQueue:
 
     def _take_batch(self) -> list[_Order]:
         batch: list[_Order] = []
-        size = 0
-        while self._orders and size < MAX_BATCH_EVENTS:
-            order = self._orders.popleft()
-            if isinstance(order.command, cmd.Enqueue):
-                size += len(order.command.tasks)
-                if size > MAX_BATCH_EVENTS and batch:
-                    self._orders.appendleft(order)
-                    break
-            else:
-                size += 1
-            batch.append(order)
+        events = size = 0
+        while self._orders:
+            more_events, more_size = _weight(self._orders[0].command)
+            events, size = events + more_events, size + more_size
+            if batch and (events > MAX_BATCH_EVENTS or size > MAX_BATCH_BYTES):
+                break
+            batch.append(self._orders.popleft())
         return batch
 
     async def _commit(self, batch: list[_Order]) -> None:
@@ -348,7 +352,7 @@ class AsyncTaskQueue:
         for order in batch:
             if order.future is not None and not order.future.done():
                 order.future.set_exception(error)
-        if isinstance(error, StorageClosed) or not isinstance(error, OmniqError | OSError):
+        if isinstance(error, _FINAL) or not isinstance(error, OmniqError | OSError):
             self._fail(error)
             return
         unheard = [order for order in batch if order.future is None]
@@ -471,3 +475,12 @@ class AsyncTaskQueue:
                 future.set_exception(error)
         for listener in tuple(self._listeners):
             listener.on_failure(error)
+
+
+def _weight(command: cmd.Command) -> tuple[int, int]:
+    """Return about how many events a command makes, and how many bytes they carry."""
+    if isinstance(command, cmd.Enqueue):
+        return len(command.tasks), sum([len(task.payload) for task in command.tasks])
+    if isinstance(command, cmd.Claim):
+        return command.limit, 0
+    return 1, len(command.result) if isinstance(command, cmd.Succeed) else 0

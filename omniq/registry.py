@@ -22,6 +22,7 @@ __all__ = ("Executor", "Registration", "Registry", "name_of")
 
 type Executor = Literal["async", "thread", "process"]
 
+
 class Registration(msgspec.Struct, frozen=True):
     """A function under its name, and how it is called."""
 

@@ -8,6 +8,7 @@ killed. Whatever way it ends, exactly one outcome is reported, unless the claim 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import traceback
 from enum import Enum
@@ -26,6 +27,8 @@ from omniq.worker import context as ctx
 from omniq.worker.protocol import RaisedInChild
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from omniq.clock import Clock, Entropy, Timer
     from omniq.core.task import TaskRecord
     from omniq.registry import Registration
@@ -38,8 +41,11 @@ _OUR_FOLDERS = tuple(
     f"{Path(file).parent}{os.sep}" for file in (anyio.__file__, omniq_errors.__file__)
 )
 
+GRACE_SECONDS = 5.0  # for a cancelled async task to end, or a killed process to be gone
 MAX_MESSAGE = 4_000  # characters of an exception's message that are kept
 MAX_TRACEBACK = 16_000  # characters of a traceback, of which the end is kept
+
+_log = logging.getLogger(__name__)
 
 
 class End(Enum):
@@ -52,7 +58,7 @@ class End(Enum):
 
 
 class Attempt:
-    """A claimed task that is being run."""
+    """A claimed task that is being run. Its outcome is reported once, through `report`."""
 
     def __init__(
         self,
@@ -64,6 +70,9 @@ class Attempt:
         codecs: Codecs,
         executors: Executors,
         entropy: Entropy,
+        clock: Clock,
+        make_durable: Callable[[], Awaitable[None]],
+        report: Callable[[Attempt, cmd.Outcome | None], None],
     ) -> None:
         self.task = task
         self._registration = registration
@@ -72,19 +81,26 @@ class Attempt:
         self._codecs = codecs
         self._executors = executors
         self._entropy = entropy
+        self._clock = clock
+        self._make_durable = make_durable
+        self._report = report
+        self._reported = False
         self._end: End | None = None
         self._runner: asyncio.Task[None] | None = None
-        self._deadline: Timer | None = None
+        self._timer: Timer | None = None
 
-    def bind(self, runner: asyncio.Task[None], clock: Clock) -> None:
+    def bind(self, runner: asyncio.Task[None]) -> None:
         """Name the asyncio task that awaits `run`, and begin to count its time."""
         self._runner = runner
         if self.task.spec.timeout_us:
             seconds = self.task.spec.timeout_us / 1_000_000
-            self._deadline = clock.call_later(seconds, lambda: self.end(End.TIMEOUT))
+            self._timer = self._clock.call_later(seconds, lambda: self.end(End.TIMEOUT))
 
     def end(self, reason: End) -> None:
-        """End the attempt; the first reason counts, but for LOST, which trumps all."""
+        """End the attempt; the first reason counts, but for LOST, which trumps all.
+
+        A task that does not heed its cancellation is given up after `GRACE_SECONDS`.
+        """
         if self._end is not None and reason is not End.LOST:
             return
         first = self._end is None
@@ -92,9 +108,10 @@ class Attempt:
         self._context.stop()
         if first and self._runner is not None:
             self._runner.cancel()
+            self._set_timer(self._clock.call_later(GRACE_SECONDS, self._give_up))
 
-    async def run(self) -> cmd.Outcome | None:
-        """Run the task once and return the outcome; None if the claim was lost meanwhile."""
+    async def run(self) -> None:
+        """Run the task once and report the outcome."""
         task, worker = self.task, self._worker
         outcome: cmd.Outcome
         try:
@@ -108,14 +125,35 @@ class Attempt:
             outcome = cmd.AcknowledgeCancel(task.id, task.attempt, worker, cancel.reason)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task raised
             outcome = self._failed(error)
-        finally:
-            if self._deadline is not None:
-                self._deadline.cancel()
-        return None if self._end is End.LOST else outcome
+        self._report_once(outcome)
+
+    def _report_once(self, outcome: cmd.Outcome) -> None:
+        self._set_timer(None)
+        if not self._reported:
+            self._reported = True
+            self._report(self, None if self._end is End.LOST else outcome)
+
+    def _give_up(self) -> None:
+        _log.error(
+            "task %s (%s) did not end within %g s of being cancelled, and was given up",
+            self.task.id,
+            self.task.spec.name,
+            GRACE_SECONDS,
+            extra={"action": "attempt_given_up", "task_id": self.task.id},
+        )
+        self._report_once(self._ended(asyncio.CancelledError()))
+
+    def _set_timer(self, timer: Timer | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
 
     async def _call(self) -> bytes:
         """Call the function and return its encoded result."""
         registration, task = self._registration, self.task
+        if task.spec.retry.max_retries == 0:
+            # At most once: even after power loss the journal must know that it was started.
+            await self._make_durable()
         if registration.executor == "process":
             return await self._executors.run_in_process(
                 registration, task, self._context, self._codecs

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Self
 from omniq.clock import sleep, wait_at_most
 from omniq.core import commands as cmd
 from omniq.core import events as ev
-from omniq.errors import ConfigError
+from omniq.errors import ConfigError, StorageError
 from omniq.host import boot_id, host_name
 from omniq.models import Duration, to_us
-from omniq.worker.attempt import Attempt, End
+from omniq.worker.attempt import GRACE_SECONDS, Attempt, End
 from omniq.worker.context import TaskContext
 from omniq.worker.executors import Executors
 from omniq.worker.liveness import LeaseRenewal, Watch
@@ -38,6 +38,7 @@ __all__ = ("AsyncWorkerPool",)
 LEASE_SECONDS = 30.0
 SHUTDOWN_SECONDS = 30.0
 WATCH_SECONDS = 0.25  # how often the locks of other workers are looked at
+WAIT_SECONDS = 0.5  # before a step is tried again that the system refused
 EXPIRE_AT_ONCE = 1000  # results that are forgotten in one event
 
 _log = logging.getLogger(__name__)
@@ -145,14 +146,15 @@ class AsyncWorkerPool:
 
     async def _work(self, *, until_idle: bool) -> None:
         watching = asyncio.create_task(self._watch_forever(), name="omniq-watch")
+        watching.add_done_callback(lambda _: self._wake.set())
         try:
             while not self._stopping:
+                self._wake.clear()
                 if self._failure is not None:
                     raise self._failure
-                self._wake.clear()
-                if self._lost:
-                    await self._rejoin()
-                claimed = await self._claim()
+                if watching.done():
+                    watching.result()
+                claimed = await self._patiently(self._claim) or []
                 for task in claimed:
                     self._start(task)
                 if claimed:
@@ -167,8 +169,24 @@ class AsyncWorkerPool:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
+    async def _patiently[T](self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Take a step, or say why it was not possible and wait a little.
+
+        A full disk, or another trouble of the system that passes, does not end a worker.
+        """
+        try:
+            return await step()
+        except StorageError as error:
+            if self._failure is not None:
+                raise
+            _log.warning("the worker waits: %s", error, extra={"action": "worker_waits"})
+            await sleep(self._clock, WAIT_SECONDS)
+            return None
+
     async def _claim(self) -> list[TaskRecord]:
         """Start as many due tasks as there are free slots, and return them."""
+        if self._lost:
+            await self._rejoin()
         free = self.concurrency - len(self._attempts)
         if free <= 0:
             return []
@@ -234,26 +252,25 @@ class AsyncWorkerPool:
             codecs=self._codecs,
             executors=self._executors,
             entropy=self._queue.entropy,
+            clock=self._clock,
+            make_durable=self._make_start_durable,
+            report=self._on_outcome,
         )
         self._attempts[task.id] = attempt
-        runner = asyncio.create_task(self._run_attempt(attempt))
+        runner = asyncio.create_task(attempt.run())
         self._runners.add(runner)
         runner.add_done_callback(self._runners.discard)
-        attempt.bind(runner, self._clock)
+        attempt.bind(runner)
 
-    async def _run_attempt(self, attempt: Attempt) -> None:
-        task = attempt.task
-        try:
-            if task.spec.retry.max_retries == 0:
-                # At most once: after power loss the journal must still know that it was started.
-                await self._queue.make_durable(self._queue.projection.seq)
-            outcome = await attempt.run()
-            if outcome is not None:
-                self._queue.post(outcome)
-        finally:
-            if self._attempts.get(task.id) is attempt:
-                del self._attempts[task.id]
-            self._wake.set()
+    async def _make_start_durable(self) -> None:
+        await self._queue.make_durable(self._queue.projection.seq)
+
+    def _on_outcome(self, attempt: Attempt, outcome: cmd.Outcome | None) -> None:
+        if outcome is not None:
+            self._queue.post(outcome)
+        if self._attempts.get(attempt.task.id) is attempt:
+            del self._attempts[attempt.task.id]
+        self._wake.set()
 
     def _reporter(self, task: TaskRecord, worker: str) -> Callable[[float, str], None]:
         loop, thread = asyncio.get_running_loop(), threading.get_ident()
@@ -321,7 +338,7 @@ class AsyncWorkerPool:
                 await self._queue.flush()
         finally:
             self._end_all(End.LOST)
-            await asyncio.gather(*self._runners, return_exceptions=True)
+            await self._wait_for_runners()
             self._queue.unsubscribe(self)
             if self._renewal is not None:
                 await self._renewal.stop()
@@ -342,7 +359,12 @@ class AsyncWorkerPool:
         finally:
             timer.cancel()
         self._end_all(End.STOP)
-        await asyncio.gather(*self._runners, return_exceptions=True)
+        await self._wait_for_runners()
+
+    async def _wait_for_runners(self) -> None:
+        """Wait for what was cancelled, but not for what does not heed it."""
+        if self._runners:
+            await asyncio.wait(self._runners, timeout=2 * GRACE_SECONDS)
 
     def _end_all(self, reason: End) -> None:
         for attempt in tuple(self._attempts.values()):
@@ -353,12 +375,16 @@ class AsyncWorkerPool:
     async def _watch_forever(self) -> None:
         while True:
             await sleep(self._clock, WATCH_SECONDS)
-            state = self._queue.projection
-            for command in self._watch.find_lost(state, self.id):
-                await self._queue.execute(command)
-            if next(state.expired(self._clock.now_us()), None) is not None:
-                await self._queue.execute(cmd.ExpireResults(EXPIRE_AT_ONCE))
+            await self._patiently(self._look_around)
             self._wake.set()
+
+    async def _look_around(self) -> None:
+        """Take the tasks of dead workers away, and forget what was kept long enough."""
+        state = self._queue.projection
+        for command in self._watch.find_lost(state, self.id):
+            await self._queue.execute(command)
+        if next(state.expired(self._clock.now_us()), None) is not None:
+            await self._queue.execute(cmd.ExpireResults(EXPIRE_AT_ONCE))
 
     def on_commit(self, commit: ev.Commit) -> None:
         """Look at what happened, for work and for news about running attempts."""
