@@ -7,14 +7,14 @@ a second time: each method hands its call to that loop and waits.
 
 from __future__ import annotations
 
-import concurrent.futures.thread
+import concurrent.futures.thread  # noqa: F401 - see `_Runner`
 import functools
 import os
 import signal
 import threading
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, Self, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Self, Unpack, overload
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -48,8 +48,7 @@ class _Runner:
         # An ordinary atexit function would come too late: thread pools, in which storages sync,
         # are shut down by then, by this same hook of concurrent.futures. The last to register is
         # the first to be called, so its module is imported before.
-        assert concurrent.futures.thread.ThreadPoolExecutor
-        threading._register_atexit(self._close_all)  # type: ignore[attr-defined] # pyright: ignore
+        threading._register_atexit(self._close_all)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # noqa: E501
 
     def run[T](self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine function on the loop and return its result.
@@ -138,9 +137,11 @@ def _blocking(method: Callable[..., Coroutine[Any, Any, Any]]) -> _Blocking[...,
 def _for_blocking(answer: Any) -> Any:
     """Return what an async method answered, with blocking handles in place of async ones."""
     if isinstance(answer, TaskHandle):
-        return BlockingTaskHandle(cast("TaskHandle[Any]", answer))
+        handle: TaskHandle[Any] = answer
+        return BlockingTaskHandle(handle)
     if isinstance(answer, list):
-        return [_for_blocking(item) for item in cast("list[Any]", answer)]
+        items: list[Any] = answer
+        return [_for_blocking(item) for item in items]
     return answer
 
 

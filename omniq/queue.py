@@ -31,7 +31,6 @@ from omniq.errors import (
     OmniqError,
     QueueFull,
     StorageClosed,
-    StorageError,
     TaskNotFound,
     UnsupportedFormat,
 )

@@ -94,6 +94,22 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     interval: Duration | None = None
 
     def __post_init__(self) -> None:
+        self._check_order()
+        if self.retry is not None and self.max_retries is not None:
+            raise ConfigError(
+                "give either retry or max_retries: the policy has its own max_retries"
+            )
+        if self.max_retries is not None:
+            RetryPolicy(max_retries=self.max_retries)
+        for name in ("timeout", "interval", "result_ttl"):
+            value = getattr(self, name)
+            if value is not None and to_us(value, name) == 0:
+                raise ConfigError(f"{name} must be longer than 0")
+        if self.delay is not None and self.eta is not None:
+            raise ConfigError("give either delay or eta: both say when the task is due")
+        self.due_at(0)
+
+    def _check_order(self) -> None:
         if not isinstance(self.queue, str) or not 0 < len(self.queue) <= MAX_NAME:
             raise ConfigError(
                 f"queue must be a name of up to {MAX_NAME} characters: {self.queue!r}"
@@ -102,22 +118,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"priority must be an integer, not {self.priority!r}")
         if abs(self.priority) > MAX_PRIORITY:
             raise ConfigError(f"priority must be within ±{MAX_PRIORITY}, not {self.priority}")
-        if self.retry is not None and self.max_retries is not None:
-            raise ConfigError(
-                "give either retry or max_retries: the policy has its own max_retries"
-            )
-        if self.delay is not None and self.eta is not None:
-            raise ConfigError("give either delay or eta: both say when the task is due")
-        if self.max_retries is not None:
-            RetryPolicy(max_retries=self.max_retries)
-        for name in ("timeout", "interval", "result_ttl"):
-            value = getattr(self, name)
-            if value is not None and to_us(value, name) == 0:
-                raise ConfigError(f"{name} must be longer than 0")
-        if self.delay is not None:
-            to_us(self.delay, "delay")
-        if self.eta is not None:
-            from_datetime(self.eta, "eta")
 
     def changed(self, **changes: Unpack[CallOptions]) -> Options:
         """Return options in which what is not None is changed."""

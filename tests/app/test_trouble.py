@@ -1,0 +1,195 @@
+"""What the queue does when the disk does not do its part."""
+
+import asyncio
+import errno
+from pathlib import Path
+
+import pytest
+
+from omniq import (
+    AsyncOmniQ,
+    StorageClosed,
+    StorageError,
+    StorageFull,
+    TaskStatus,
+)
+from omniq.core import events as ev
+from omniq.errors import IllegalEvent
+from omniq.storage.disk import Disk
+from omniq.storage.file import FileStorage
+from omniq.storage.memory import MemoryStorage
+from tests.app import jobs
+
+SOON = 5.0
+
+
+class FailingDisk(Disk):
+    """A disk that is full, or cannot sync, when it is told to be."""
+
+    full = False
+    broken = False
+
+    def write(self, descriptor: int, data: bytes | memoryview, offset: int) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(descriptor, data, offset)
+
+    def sync(self, descriptor: int) -> None:
+        if self.broken:
+            raise OSError(errno.EIO, "Input/output error")
+        super().sync(descriptor)
+
+
+@pytest.fixture
+def disk() -> FailingDisk:
+    return FailingDisk()
+
+
+@pytest.fixture
+async def oq(tmp_path: Path, disk: FailingDisk):
+    async with AsyncOmniQ(FileStorage(tmp_path / "journal", disk=disk)) as app:
+        yield app
+
+
+async def test_a_full_disk_is_an_error_and_work_goes_on_once_there_is_room(oq, disk) -> None:
+    before = await oq.enqueue(jobs.add, 1)
+    disk.full = True
+    with pytest.raises(StorageFull, match="make room"):
+        await oq.enqueue(jobs.add, 2)
+    with pytest.raises(StorageFull):
+        await before.cancel()
+    assert await before.status() is TaskStatus.PENDING, "what was not written did not happen"
+    disk.full = False
+    after = await oq.enqueue(jobs.add, 3)
+    await oq.worker().drain()
+    assert [await before.result(), await after.result()] == [3, 5]
+    assert len(await oq.list_tasks()) == 2
+
+
+async def test_an_outcome_that_finds_the_disk_full_is_written_later(oq, disk) -> None:
+    started, may_end = asyncio.Event(), asyncio.Event()
+
+    @oq.task(max_retries=0)
+    async def wait() -> str:
+        started.set()
+        await may_end.wait()
+        disk.full = True
+        return "done"
+
+    handle = await wait.enqueue()
+    async with oq.worker():
+        await started.wait()
+        may_end.set()
+        while not disk.full:
+            await asyncio.sleep(0)
+        waiting = asyncio.create_task(handle.result(timeout=SOON))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        disk.full = False
+        assert await waiting == "done"
+
+
+async def test_a_worker_outlasts_a_full_disk(oq, disk) -> None:
+    handle = await oq.enqueue(jobs.add, 1)
+    disk.full = True
+    pool = oq.worker()
+    with pytest.raises(StorageFull):
+        await pool.start()
+    disk.full = False
+    async with oq.worker():
+        disk.full = True
+        await asyncio.sleep(0)
+        disk.full = False
+        assert await handle.result(timeout=SOON) == 3
+
+
+async def test_a_failed_sync_is_told_to_the_caller_and_ends_the_handle(
+    oq, disk, tmp_path
+) -> None:
+    disk.broken = True
+    with pytest.raises(StorageError, match="cannot sync"):
+        await oq.enqueue(jobs.add, 1)
+    disk.broken = False
+    with pytest.raises(StorageError):
+        await oq.enqueue(jobs.add, 2)
+    with pytest.raises(StorageError):
+        await oq.stats()
+    await oq.close()
+    await oq.open()
+    handle = await oq.enqueue(jobs.add, 3)
+    await oq.worker().drain()
+    assert await handle.result() == 5
+
+
+async def test_results_that_wait_for_a_sync_fail_with_it_and_so_does_the_worker(oq, disk) -> None:
+    handle = await oq.enqueue(jobs.add, 1)
+    pool = oq.worker()
+    await pool.start()
+    disk.broken = True
+    with pytest.raises(StorageError, match="cannot sync"):
+        await handle.result(timeout=SOON)
+    with pytest.raises(StorageError, match="cannot sync"):
+        await pool.stop()
+    disk.broken = False
+
+
+async def test_an_event_that_cannot_follow_ends_the_engine_and_says_so() -> None:
+    storage = MemoryStorage()
+    async with AsyncOmniQ(storage) as app:
+        handle = await app.enqueue(jobs.add, 1)
+        forged = ev.TaskSucceeded(handle.id, 1, "nobody", b"\x01")
+        await storage.append([forged], at=0, actor="forger")
+        with pytest.raises(IllegalEvent, match="cannot follow the state PENDING"):
+            await handle.status()
+
+
+async def test_use_after_close_opens_again_and_a_closed_wait_is_told(tmp_path: Path) -> None:
+    app = AsyncOmniQ(tmp_path / "j")
+    handle = await app.enqueue(jobs.add, 1)
+    waiting = asyncio.create_task(handle.result())
+    while not (await app.engine())._waiters:
+        await asyncio.sleep(0)
+    await app.close()
+    with pytest.raises(StorageClosed):
+        await waiting
+    assert await handle.status() is TaskStatus.PENDING
+    await app.close()
+
+
+async def test_large_payloads_that_wait_together_are_not_refused_for_each_other(
+    tmp_path: Path,
+) -> None:
+    async with AsyncOmniQ(tmp_path / "j", max_payload_bytes=8_000_000) as app:
+
+        @app.task
+        async def size(data: bytes) -> int:
+            return len(data)
+
+        handles = await asyncio.gather(*(size.enqueue(bytes(7_000_000)) for _ in range(12)))
+        await app.worker().drain()
+        assert [await handle.result() for handle in handles] == [7_000_000] * 12
+
+
+async def test_a_task_that_ignores_its_cancellation_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omniq.worker.attempt.GRACE_SECONDS", 0.05)
+    release = asyncio.Event()
+    async with AsyncOmniQ(tmp_path / "j") as app:
+
+        @app.task(timeout=0.05, max_retries=0)
+        async def stubborn() -> None:
+            while not release.is_set():
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        handle = await stubborn.enqueue()
+        async with app.worker():
+            result = await app.get_result(handle.id, wait=True, timeout=SOON)
+            assert result is not None
+            assert result.error is not None
+            assert result.error.error_type == "TimeoutError"
+            release.set()
