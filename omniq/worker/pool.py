@@ -151,7 +151,7 @@ class AsyncWorkerPool:
             while not self._stopping:
                 self._wake.clear()
                 if self._failure is not None:
-                    raise self._failure
+                    break
                 if watching.done():
                     watching.result()
                 claimed = await self._patiently(self._claim) or []
@@ -165,6 +165,8 @@ class AsyncWorkerPool:
                         return
                     continue
                 await wait_at_most(self._clock, self._wake, self._seconds_to_next_due())
+            if self._failure is not None:
+                raise self._failure
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
