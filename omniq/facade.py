@@ -264,7 +264,7 @@ class AsyncOmniQ:
             by_status={
                 status: sum(counter[status] for counter in counts.values()) for status in TaskStatus
             },
-            by_queue={name: counter.total() for name, counter in counts.items()},
+            by_queue={name: sum(counter.values()) for name, counter in counts.items()},
             workers=[
                 Worker.of(worker, tuple(state.running.get(worker.id, ())))
                 for worker in state.workers.values()

@@ -7,7 +7,7 @@ OmniQ has a bug.
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from msgspec.structs import replace
 
@@ -15,6 +15,9 @@ from omniq.core import events as ev
 from omniq.core.task import NO_RUN, Run, TaskRecord, TaskSpec
 from omniq.core.transitions import TRANSITIONS
 from omniq.errors import IllegalEvent
+
+if TYPE_CHECKING:
+    from omniq.core.transitions import TaskStatus
 
 __all__ = ("enqueued", "evolve")
 
@@ -32,7 +35,7 @@ def evolve(task: TaskRecord | None, event: ev.TaskEvent, at: int) -> TaskRecord:
     following = TRANSITIONS[task.status].get(type(event))
     if following is None:
         raise IllegalEvent(event.task_id, ev.kind_of(event), task.status)
-    return replace(_changed(task, event, at), status=following)
+    return _changed(task, event, following, at)
 
 
 def enqueued(event: ev.TaskEnqueued, spec: TaskSpec, at: int) -> TaskRecord:
@@ -53,30 +56,37 @@ type _Change = (
 )
 
 
-def _changed(task: TaskRecord, event: _Change, at: int) -> TaskRecord:  # noqa: PLR0911 - one an event
-    """Return the task with all that `event` says, but for its status."""
+def _changed(  # noqa: PLR0911 - one for each event
+    task: TaskRecord, event: _Change, to: TaskStatus, at: int
+) -> TaskRecord:
+    """Return the task with all that `event` says. The most frequent events come first."""
     run = task.run
     match event:
         case ev.TaskStarted():
-            return replace(task, attempt=event.attempt, run=Run(event.worker, at))
+            run = Run(event.worker, at)
+            return replace(task, status=to, attempt=event.attempt, run=run)
         case ev.TaskSucceeded():
             run = replace(run, finished_at=at, codec=event.codec)
-            return replace(task, run=run, error=None, result=event.result)
+            return replace(task, status=to, run=run, error=None, result=event.result)
         case ev.TaskRetried():
             run = replace(run, finished_at=at)
-            return replace(task, run=run, error=event.error, due_at=event.retry_at)
+            return replace(task, status=to, run=run, error=event.error, due_at=event.retry_at)
         case ev.TaskFailed():
-            return replace(task, run=replace(run, finished_at=at), error=event.error)
+            run = replace(run, finished_at=at)
+            return replace(task, status=to, run=run, error=event.error)
         case ev.TaskCancelled():
             error = ev.ErrorRecord("TaskCancelled", event.reason, retryable=False)
-            return replace(task, run=replace(run, finished_at=at), error=error)
+            return replace(task, status=to, run=replace(run, finished_at=at), error=error)
         case ev.TaskCancelRequested():
-            return replace(task, run=replace(run, cancel_requested=True))
+            return replace(task, status=to, run=replace(run, cancel_requested=True))
         case ev.TaskReleased():
-            return replace(task, attempt=task.attempt - 1, run=NO_RUN, due_at=event.due_at or at)
+            attempt, due_at = task.attempt - 1, event.due_at or at
+            return replace(task, status=to, attempt=attempt, run=NO_RUN, due_at=due_at)
         case ev.TaskRequeued():
-            return replace(task, attempt=0, run=NO_RUN, error=None, result=None, due_at=at)
+            again = replace(task, status=to, attempt=0, run=NO_RUN, due_at=at)
+            return replace(again, error=None, result=None)
         case ev.TaskProgressed():
-            return replace(task, run=replace(run, fraction=event.fraction, message=event.message))
+            run = replace(run, fraction=event.fraction, message=event.message)
+            return replace(task, status=to, run=run)
         case _:
             assert_never(event)

@@ -8,7 +8,6 @@ events before they are written and take them back if they could not be.
 
 from __future__ import annotations
 
-from collections import Counter
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, assert_never
 
@@ -17,7 +16,7 @@ import msgspec
 from omniq.core import events as ev
 from omniq.core.evolve import enqueued, evolve
 from omniq.core.task import TaskRecord, TaskSpec, WorkerRecord
-from omniq.core.transitions import TaskStatus
+from omniq.core.transitions import TRANSITIONS, TaskStatus
 from omniq.core.waiting import WaitingTasks
 from omniq.errors import IllegalEvent
 
@@ -28,7 +27,8 @@ __all__ = ("Projection", "State")
 
 
 type _OfNoTask = (
-    ev.ResultExpired
+    ev.TaskLate
+    | ev.ResultExpired
     | ev.WorkerJoined
     | ev.WorkerRenewed
     | ev.WorkerLeft
@@ -36,15 +36,9 @@ type _OfNoTask = (
     | ev.QueuePaused
     | ev.QueueResumed
 )
-_OF_NO_TASK = (
-    ev.ResultExpired,
-    ev.WorkerJoined,
-    ev.WorkerRenewed,
-    ev.WorkerLeft,
-    ev.WorkerLost,
-    ev.QueuePaused,
-    ev.QueueResumed,
-)
+_PENDING, _RETRYING, _RUNNING = TaskStatus.PENDING, TaskStatus.RETRYING, TaskStatus.RUNNING
+_OF_A_TASK = frozenset(kind for kinds in TRANSITIONS.values() for kind in kinds)
+_NO_COUNTS = dict.fromkeys(TaskStatus, 0)
 
 
 class State(msgspec.Struct):
@@ -80,8 +74,8 @@ class Projection:
         self.running: dict[str, dict[str, None]] = {}  # worker -> ids of the tasks it holds
         self.series: dict[str, str] = {}  # series id -> id of its run that is not finished
         self.paused: set[str] = set()
-        self.counts: dict[str, Counter[TaskStatus]] = {}  # queue -> status -> number
-        self.names: Counter[str] = Counter()  # task name -> number of tasks that are not finished
+        self.counts: dict[str, dict[TaskStatus, int]] = {}  # queue -> status -> number
+        self.names: dict[str, int] = {}  # task name -> number of tasks that are not finished
         self.waiting = WaitingTasks(self.tasks)
         self._expiry: list[tuple[int, str]] = []  # (when the result may go, id)
         self._specs: dict[TaskSpec, TaskSpec] = {}
@@ -99,13 +93,14 @@ class Projection:
         self.seq += 1
         if isinstance(event, ev.TaskEnqueued):
             self._enqueue(event)
-        elif isinstance(event, _OF_NO_TASK):
-            self._react(event)
-        elif not isinstance(event, ev.TaskLate):
-            old = self.tasks.get(event.task_id)
-            self._replace(old, evolve(old, event, self.at))
+        elif type(event) in _OF_A_TASK:  # a look-up costs less than eight isinstance
+            change: ev.TaskEvent = event  # type: ignore[assignment] # pyright: ignore
+            old = self.tasks.get(change.task_id)
+            self._replace(old, evolve(old, change, self.at))
             if isinstance(event, ev.TaskStarted):
                 self.heard[event.worker] = self.seq
+        else:
+            self._react(event)
 
     def state(self) -> State:
         """Return what the projection says, to compare, show or store."""
@@ -138,11 +133,11 @@ class Projection:
 
     # Reading.
 
-    def counts_by_status(self) -> Counter[TaskStatus]:
-        total: Counter[TaskStatus] = Counter()
-        for counter in self.counts.values():
-            total.update(counter)
-        return total
+    def counts_by_status(self) -> dict[TaskStatus, int]:
+        """Return how many tasks of all queues have each status."""
+        return {
+            status: sum(counts[status] for counts in self.counts.values()) for status in TaskStatus
+        }
 
     def live_run(self, task: TaskRecord) -> TaskRecord:
         """Return the unfinished run of the task's series, or the task itself."""
@@ -173,55 +168,59 @@ class Projection:
     def _replace(
         self, old: TaskRecord | None, new: TaskRecord | None, *, first: bool = False
     ) -> None:
+        """Put `new` in the place of `old` in all indexes. This is what folding spends its time on."""
         if self._undo is not None:
             self._undo.tasks.append((old, new))
-        if new is None:
-            assert old is not None
-            del self.tasks[old.id]
-        else:
+        if new is not None:
             self.tasks[new.id] = new
-        if old is not None and new is not None and old.status is new.status:
-            return
+            if old is not None and old.status is new.status:
+                return
+        elif old is not None:
+            del self.tasks[old.id]
         if old is not None:
             self._leave(old)
         if new is not None:
             self._enter(new, first=first)
 
     def _leave(self, task: TaskRecord) -> None:
-        spec = task.spec
-        self.counts[spec.queue][task.status] -= 1
-        if task.status is TaskStatus.RUNNING:
+        spec, status = task.spec, task.status
+        self.counts[spec.queue][status] -= 1
+        if status is _PENDING or status is _RETRYING:
+            self.waiting.discard(task)
+        elif status is _RUNNING:
             held = self.running[task.run.worker]
             held.pop(task.id, None)
             if not held:
                 del self.running[task.run.worker]
-        elif task.is_waiting:
-            self.waiting.discard(task)
-        if not task.is_finished:
-            self.names[spec.name] -= 1
-            if spec.series_id and self.series.get(spec.series_id) == task.id:
-                del self.series[spec.series_id]
+        else:
+            return
+        self.names[spec.name] -= 1
+        if spec.series_id and self.series.get(spec.series_id) == task.id:
+            del self.series[spec.series_id]
 
     def _enter(self, task: TaskRecord, *, first: bool) -> None:
-        spec = task.spec
-        counter = self.counts.get(spec.queue)
-        if counter is None:
-            counter = self.counts[spec.queue] = Counter()
-        counter[task.status] += 1
-        if task.status is TaskStatus.RUNNING:
-            self.running.setdefault(task.run.worker, {})[task.id] = None
-        elif task.is_waiting:
+        spec, status = task.spec, task.status
+        counts = self.counts.get(spec.queue)
+        if counts is None:
+            counts = self.counts[spec.queue] = _NO_COUNTS.copy()
+        counts[status] += 1
+        if status is _PENDING or status is _RETRYING:
             self.waiting.add(task, self.at, first=first)
-        elif spec.result_ttl_us:
-            heappush(self._expiry, (_expires_at(task), task.id))
-        if not task.is_finished:
-            self.names[spec.name] += 1
-            if spec.series_id:
-                self.series[spec.series_id] = task.id
+        elif status is _RUNNING:
+            self.running.setdefault(task.run.worker, {})[task.id] = None
+        else:
+            if spec.result_ttl_us:
+                heappush(self._expiry, (_expires_at(task), task.id))
+            return
+        self.names[spec.name] = self.names.get(spec.name, 0) + 1
+        if spec.series_id:
+            self.series[spec.series_id] = task.id
 
     def _react(self, event: _OfNoTask) -> None:
         """Take in an event that is about workers, queues or many tasks."""
         match event:
+            case ev.TaskLate():
+                return  # recorded, and changes nothing
             case ev.ResultExpired():
                 self._expire(event)
             case ev.WorkerJoined():

@@ -13,6 +13,8 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
+from omniq.core.transitions import TaskStatus
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from collections.abc import Set as AbstractSet
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from omniq.core.task import TaskRecord
 
 __all__ = ("WaitingTasks",)
+
+_PENDING, _RETRYING = TaskStatus.PENDING, TaskStatus.RETRYING
 
 
 class _Queue:
@@ -146,7 +150,7 @@ class WaitingTasks:
 
     def _is_ready(self, task_id: str) -> bool:
         task = self._tasks.get(task_id)
-        return task is not None and task.is_waiting
+        return task is not None and (task.status is _PENDING or task.status is _RETRYING)
 
     def _promote(self, now: int) -> None:
         while (due_at := self.next_due()) is not None and due_at <= now:
