@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Self, Unpack, overload
 import anyio
 from anyio.from_thread import BlockingPortal
 
+from omniq.errors import ConfigError
 from omniq.facade import AsyncOmniQ, BoundOptions, TaskDecorator, WorkerOptions
 from omniq.task import CallOptions, TaskFunction, TaskHandle, TaskOptions
 from omniq.worker.pool import AsyncWorkerPool
@@ -43,18 +44,23 @@ class _Runner:
     def __init__(self) -> None:
         self._starting = threading.Lock()
         self._portal: BlockingPortal | None = None
-        self._pid = 0
+        self._pid = self._thread = 0
         self._open: weakref.WeakSet[OmniQ] = weakref.WeakSet()
         # An ordinary atexit function would come too late: thread pools, in which storages sync,
         # are shut down by then, by this same hook of concurrent.futures. The last to register is
         # the first to be called, so its module is imported before.
-        threading._register_atexit(self._close_all)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # noqa: E501
+        threading._register_atexit(self._close_all)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
     def run[T](self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine function on the loop and return its result.
 
         If the waiting thread is interrupted, the coroutine is cancelled.
         """
+        if threading.get_ident() == self._thread:
+            raise ConfigError(
+                "a method of OmniQ was called on OmniQ's own event loop, which it would block for "
+                "ever. Next: in an async task use AsyncOmniQ, or await asyncio.to_thread(…)"
+            )
         future: Future[T] = self._started().start_task_soon(function)
         try:
             return future.result()
@@ -80,7 +86,7 @@ class _Runner:
 
     async def _serve(self, ready: threading.Event) -> None:
         async with BlockingPortal() as portal:
-            self._portal = portal
+            self._portal, self._thread = portal, threading.get_ident()
             ready.set()
             await portal.sleep_until_stopped()
 

@@ -25,6 +25,8 @@ __all__ = ("build_parser", "load_app", "main")
 SUPERVISE_SECONDS = 0.1  # how often worker processes are looked at
 RESTART_SECONDS = 1.0  # before a worker process that died is started again
 
+_STOPPED = (0, -signal.SIGTERM, -signal.SIGINT)
+
 _log = logging.getLogger("omniq.cli")
 
 
@@ -147,14 +149,15 @@ class _Supervisor:
         self._stopping = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._forward)
-        self._children = [subprocess.Popen(command) for _ in range(count)]  # noqa: S603 - ourselves
+        self._children = [self._start() for _ in range(count)]
 
     def run(self) -> int:
         """Return the worst exit status once all have ended and none is to be started again."""
         while True:
             codes = [child.poll() for child in self._children]
             if all(code is not None and (code == 0 or self._stopping) for code in codes):
-                return max(abs(code or 0) for code in codes)
+                # A worker that was still starting when it was told to stop dies of the signal.
+                return max(0 if code in _STOPPED else 1 for code in codes)
             for index, code in enumerate(codes):
                 if code:
                     self._restart(index, code)
@@ -169,7 +172,12 @@ class _Supervisor:
         )
         time.sleep(RESTART_SECONDS)  # a worker that cannot start must not keep the machine busy
         if not self._stopping:
-            self._children[index] = subprocess.Popen(self._command)  # noqa: S603 - ourselves
+            self._children[index] = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # In a group of its own, so that a Ctrl-C reaches it once, forwarded, and not twice.
+        group = 0 if sys.platform != "win32" else None
+        return subprocess.Popen(self._command, process_group=group)  # noqa: S603 - ourselves
 
     def _forward(self, number: int, _frame: object) -> None:
         self._stopping = True

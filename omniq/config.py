@@ -22,6 +22,7 @@ __all__ = ("Backend", "Serializer", "Settings", "SettingsOverrides", "open_stora
 type Backend = Literal["file", "sqlite", "memory"]
 type Serializer = Literal["msgpack", "cloudpickle"]
 
+DATABASE_NAME = "omniq.db"  # in `base_dir`, for `backend="sqlite"`
 DAY = 24 * 3600.0
 MAX_PAYLOAD_LIMIT = 32 * 1024 * 1024  # half of what one commit may take
 _SQLITE_SUFFIXES = frozenset({".db", ".sqlite", ".sqlite3"})
@@ -105,7 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.backend == "memory":
             return "memory://"
         if self.backend == "sqlite":
-            return str(Path(self.base_dir) / "omniq.db")
+            return str(Path(self.base_dir) / DATABASE_NAME)
         return self.base_dir
 
 

@@ -93,7 +93,6 @@ class _Demo:
         self._workers: list[subprocess.Popen[bytes]] = []
         self._killed = ""  # the id of the worker that was killed, and when
         self._killed_at = 0
-        self._may_kill = True
 
     async def run(self) -> int:
         started = time.monotonic()
@@ -129,19 +128,22 @@ class _Demo:
         return subprocess.Popen([sys.executable, "-m", "omniq.demo", self._location])  # noqa: S603
 
     async def _wait(self, handles: list[TaskHandle[FileFacts]]) -> list[FileFacts | None]:
-        """Wait for all results, and kill a worker once half of them are there."""
+        """Wait for all results, while half-way a worker is killed."""
+        killing = asyncio.create_task(self._kill_half_way(handles))
         results: list[FileFacts | None] = []
         for handle in handles:
             results.append(await handle.result())
             if len(results) % 100 == 0 or len(results) == len(handles):
-                _progress(f"results {len(results)} of {len(handles)}")
-            if len(results) * 2 >= len(handles) and self._may_kill:
-                self._may_kill = False
-                await self._kill_a_busy_worker()
+                _progress(f"results {len(results)} of {len(handles)}", last=handle is handles[-1])
+        await killing
         return results
 
+    async def _kill_half_way(self, handles: list[TaskHandle[FileFacts]]) -> None:
+        await handles[len(handles) // 2].result()  # tasks run in the order of their files
+        await self._kill_a_busy_worker()
+
     async def _kill_a_busy_worker(self) -> None:
-        """Kill a worker that holds tasks, and start another one."""
+        """Kill a worker that holds tasks, and start another one, unless all is done by then."""
         queue = await self._app.engine()
         for attempt in range(KILL_ATTEMPTS):
             victim = self._workers[attempt % len(self._workers)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
 import msgspec
 
-from omniq.config import Settings, SettingsOverrides, open_storage
+from omniq.config import DATABASE_NAME, Settings, SettingsOverrides, open_storage
 from omniq.core import commands as cmd
 from omniq.core.transitions import TaskStatus
 from omniq.errors import ConfigError, TaskNotFound
@@ -16,6 +17,7 @@ from omniq.models import Duration, QueueStats, Task, TaskResult, Worker
 from omniq.queue import AsyncTaskQueue
 from omniq.registry import Executor, Registry
 from omniq.serialization import Codecs
+from omniq.storage.disk import system_errors
 from omniq.task import (
     CallOptions,
     Enqueuer,
@@ -128,10 +130,18 @@ class AsyncOmniQ:
             assert self._opening is not None
             async with self._opening:
                 if self._queue is None:
+                    self._make_base_dir()
                     queue = AsyncTaskQueue(self.storage, clock=self._clock, entropy=self._entropy)
                     await queue.open()
                     self._queue = queue
         return self._queue
+
+    def _make_base_dir(self) -> None:
+        """Create the folder of the settings in which an SQLite journal lies by default."""
+        folder = Path(self.settings.base_dir)
+        if Path(self.storage.location) == folder / DATABASE_NAME:
+            with system_errors(f"cannot create the folder {folder}"):
+                folder.mkdir(mode=0o700, exist_ok=True)
 
     # Tasks.
 
@@ -341,16 +351,16 @@ class BoundOptions:
         self, function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any
     ) -> TaskHandle[Any]:
         """Enqueue a call with these options; see `AsyncOmniQ.enqueue`."""
-        app = self._app
-        if isinstance(function, TaskFunction):
-            task = cast("TaskFunction[..., Any, Any]", function)
-            return await task.options(**self._changes).enqueue(*args, **kwargs)
+        app, options = self._app, Options()
         if isinstance(function, str):
             registration = app.registry.require(function)
         else:
+            function = getattr(function, "wrapped", function)  # a task of a blocking app
+            if isinstance(function, TaskFunction):
+                options = function.defaults
             registration = app.registry.register(function, importable=True)
-        options = Options().changed(**self._changes)
-        enqueuer = Enqueuer(app, registration.name, registration.signature, options)
+        changed = options.changed(**self._changes)
+        enqueuer = Enqueuer(app, registration.name, registration.signature, changed)
         return (await enqueuer.enqueue([(args, kwargs)]))[0]
 
 

@@ -15,6 +15,7 @@ import platform
 import socket
 import sys
 import weakref
+from functools import cache
 from pathlib import Path
 
 __all__ = (
@@ -45,6 +46,7 @@ def host_name() -> str:
     return platform.node() or "unknown"
 
 
+@cache
 def boot_id() -> str:
     """Return a name for this run of this kernel: equal in all processes that share its locks."""
     with contextlib.suppress(OSError):

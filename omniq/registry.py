@@ -59,6 +59,11 @@ class Registry:
         Raises `TaskNotAllowed` if it has no name to go by, or if it must be `importable`, so that
         other processes find it by its name alone, and is not.
         """
+        known = getattr(function, "registration", None)
+        if isinstance(known, Registration):  # a task, of this app or of another one
+            return self.register(
+                known.function, name=name or known.name, executor=executor or known.executor
+            )
         if name is None:
             name = name_of(function, importable=importable or executor == "process")
         registration = Registration(
@@ -115,9 +120,6 @@ class Registry:
             ) from error
         if name in self._registrations:  # importing its module registered it
             return self._registrations[name]
-        registration = getattr(found, "registration", None)
-        if isinstance(registration, Registration):  # a task of another app
-            return self.register(registration.function, name=name, executor=registration.executor)
         if not callable(found):
             raise TaskNotAllowed(f"{name!r} is a {type(found).__name__}, not a function")
         return self.register(found, name=name)

@@ -229,8 +229,8 @@ class TaskFunction[**P, R, C]:
         self.name = registration.name
         self._app = app
         self._function = function
-        self._options = options or Options()
-        self._enqueuer = Enqueuer(app, registration.name, registration.signature, self._options)
+        self.defaults = options or Options()
+        self._enqueuer = Enqueuer(app, registration.name, registration.signature, self.defaults)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C:
         """Call the function here and now."""
@@ -263,7 +263,7 @@ class TaskFunction[**P, R, C]:
         from start to start; `queue`, `priority`, `timeout`, `max_retries` or `retry`, and
         `result_ttl` are as for the decorator. Raises `ConfigError` for what is not allowed.
         """
-        changed = self._options.changed(**changes)
+        changed = self.defaults.changed(**changes)
         return TaskFunction(self._app, self.registration, self._function, changed)
 
 
@@ -312,7 +312,7 @@ class TaskHandle[R]:
         """Cancel the task, or the whole series if it is a run of an interval.
 
         True if it will not run, or was asked to stop running; False if it had already ended.
-        Written, not yet synced, when this returns.
+        Written, perhaps not yet synced, when this returns.
         """
         return bool(await (await self._app.engine()).execute(cmd.CancelTask(self.id, reason)))
 

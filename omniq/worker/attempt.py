@@ -21,7 +21,7 @@ import anyio
 from omniq import errors as omniq_errors
 from omniq.core import commands as cmd
 from omniq.core.events import ErrorRecord
-from omniq.errors import SerializationError
+from omniq.errors import SerializationError, TaskNotAllowed
 from omniq.models import class_name
 from omniq.worker import context as ctx
 from omniq.worker.protocol import RaisedInChild
@@ -204,7 +204,7 @@ def describe_error(error: BaseException) -> tuple[ErrorRecord, tuple[str, ...]]:
     frames = dropwhile(_is_ours, traceback.extract_tb(error.__traceback__))
     text = "".join([*traceback.format_list(list(frames)), *traceback.format_exception_only(error)])
     message = str(error)[:MAX_MESSAGE]
-    retryable = not isinstance(error, SerializationError)
+    retryable = not isinstance(error, SerializationError | TaskNotAllowed)
     return ErrorRecord(kind.__qualname__, message, text[-MAX_TRACEBACK:], retryable), names
 
 

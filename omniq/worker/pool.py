@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ("AsyncWorkerPool",)
 
 LEASE_SECONDS = 30.0
+MIN_LEASE_US = 100_000  # shorter ones would fill the journal with renewals
 SHUTDOWN_SECONDS = 30.0
 WATCH_SECONDS = 0.25  # how often the locks of other workers are looked at
 WAIT_SECONDS = 0.5  # before a step is tried again that the system refused
@@ -70,6 +71,8 @@ class AsyncWorkerPool:
         self.concurrency = concurrency
         self.queues = tuple(queues)
         self._lease_us = to_us(lease, "lease")
+        if self._lease_us < MIN_LEASE_US:
+            raise ConfigError(f"lease must be at least {MIN_LEASE_US / 1e6:g} s, not {lease!r}")
         self._shutdown_seconds = to_us(shutdown_timeout, "shutdown_timeout") / 1_000_000
         self._engine = engine
         self._registry = registry
@@ -160,6 +163,7 @@ class AsyncWorkerPool:
                 if claimed:
                     continue
                 if until_idle and not self._attempts:
+                    await self._patiently(self._look_around)
                     await self._queue.settle()  # outcomes on their way may make tasks due
                     if not self._has_ready():
                         return

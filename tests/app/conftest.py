@@ -1,12 +1,9 @@
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from omniq import AsyncOmniQ, RetryPolicy
-
-AT_ONCE = RetryPolicy(max_retries=3, base_delay=0.0)
+from omniq import AsyncOmniQ
 
 
 @pytest.fixture(params=["file", "sqlite", "memory"])
@@ -19,8 +16,3 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def oq(location: str) -> AsyncIterator[AsyncOmniQ]:
     async with AsyncOmniQ(location) as app:
         yield app
-
-
-@pytest.fixture
-def working(oq: AsyncOmniQ) -> Callable[..., contextlib.AbstractAsyncContextManager]:
-    return lambda **options: oq.worker(**options)

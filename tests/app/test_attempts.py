@@ -132,9 +132,7 @@ async def test_a_task_can_cancel_itself(oq: AsyncOmniQ) -> None:
 
 
 @pytest.mark.parametrize("executor", ["async", "thread", "process"])
-async def test_a_timeout_ends_the_attempt(
-    oq: AsyncOmniQ, executor: str, tmp_path: Path
-) -> None:
+async def test_a_timeout_ends_the_attempt(oq: AsyncOmniQ, executor: str, tmp_path: Path) -> None:
     release = threading.Event()
 
     async def wait_async() -> None:

@@ -138,9 +138,9 @@ def test_a_forked_child_uses_a_queue_of_its_own(tmp_path: Path) -> None:
         from omniq import OmniQ, StorageError
 
         oq = OmniQ("journal")
-        oq.enqueue("builtins:len", [1]) if False else oq.stats()
+        oq.stats()
         import warnings
-        warnings.simplefilter("ignore", DeprecationWarning)  # it has threads, and forks all the same
+        warnings.simplefilter("ignore", DeprecationWarning)  # it forks although it has threads
         pid = os.fork()
         if pid == 0:
             with OmniQ("journal") as own:
@@ -187,3 +187,14 @@ def test_stop_from_another_thread_ends_run(sync: OmniQ) -> None:
     running.join(SOON)
     assert not running.is_alive()
     stopper.join()
+
+
+def test_a_blocking_call_on_its_own_loop_says_what_to_do(sync: OmniQ) -> None:
+    @sync.task(max_retries=0)
+    async def careless() -> None:
+        sync.stats()
+
+    handle = careless.enqueue()
+    sync.worker().drain()
+    with pytest.raises(TaskFailed, match=r"own event loop.*asyncio.to_thread"):
+        handle.result()

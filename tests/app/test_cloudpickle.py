@@ -47,9 +47,10 @@ async def test_a_safe_worker_never_unpickles_and_leaves_the_task(
     async with AsyncOmniQ(tmp_path / "j", serializer="cloudpickle") as open_minded:
         open_minded.task(name="use")(use)
         await open_minded.worker().drain()
-        assert await open_minded.handle(handle.id).status() is TaskStatus.FAILED or (
-            tmp_path / "pwned"
-        ).exists()
+        assert (
+            await open_minded.handle(handle.id).status() is TaskStatus.FAILED
+            or (tmp_path / "pwned").exists()
+        )
 
 
 async def test_a_safe_reader_refuses_a_pickled_result(tmp_path: Path) -> None:

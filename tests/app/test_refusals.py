@@ -21,7 +21,7 @@ from omniq import (
 )
 from tests.app import jobs
 
-NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001 - that is the point
+NAIVE = datetime(2030, 1, 1)
 
 
 async def nothing_was_written(oq: AsyncOmniQ) -> bool:
@@ -317,3 +317,17 @@ async def test_an_app_that_is_open_on_another_loop_says_so(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="another event loop"):
         await asyncio.to_thread(lambda: asyncio.run(app.stats()))
     await app.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"lease": 0}, "lease must be at least"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"queues": "default"}, "queues"),
+        ({"shutdown_timeout": -1}, "shutdown_timeout"),
+    ],
+)
+async def test_a_bad_option_of_a_worker_is_refused(oq: AsyncOmniQ, options, says) -> None:
+    with pytest.raises(ConfigError, match=says):
+        oq.worker(**options)

@@ -412,3 +412,32 @@ async def test_it_opens_itself_on_first_use(location: str) -> None:
         assert await handle.result() == 3
     finally:
         await app.close()
+
+
+async def test_a_task_of_one_app_can_be_used_by_another(tmp_path: Path) -> None:
+    async with AsyncOmniQ(tmp_path / "a") as one, AsyncOmniQ(tmp_path / "b") as other:
+
+        @one.task(queue="q", priority=3)
+        async def double(number: int) -> int:
+            return number * 2
+
+        other.task(double)
+        other.task(name="old")(double)
+        handle = await other.enqueue(double, 4)
+        old = await other.options(priority=4).enqueue("old", 5)
+        assert await one.list_tasks() == []
+        task = await other.get_task(handle.id)
+        assert task is not None
+        assert (task.queue, task.priority) == ("q", 3)
+        await other.worker().drain()
+        assert [await handle.result(), await old.result()] == [8, 10]
+
+
+async def test_the_sqlite_backend_of_the_settings_makes_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMNIQ_BACKEND", "sqlite")
+    async with AsyncOmniQ() as app:
+        await app.enqueue(jobs.add, 1)
+    assert (tmp_path / "omniq-journal" / "omniq.db").is_file()

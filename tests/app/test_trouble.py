@@ -104,9 +104,7 @@ async def test_a_worker_outlasts_a_full_disk(oq, disk) -> None:
         assert await handle.result(timeout=SOON) == 3
 
 
-async def test_a_failed_sync_is_told_to_the_caller_and_ends_the_handle(
-    oq, disk, tmp_path
-) -> None:
+async def test_a_failed_sync_is_told_to_the_caller_and_ends_the_handle(oq, disk, tmp_path) -> None:
     disk.broken = True
     with pytest.raises(StorageError, match="cannot sync"):
         await oq.enqueue(jobs.add, 1)

@@ -8,16 +8,18 @@ import pytest
 async def test_the_demo_ends_with_everything_right(processes, tmp_path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
-    for number in range(300):
+    for number in range(1500):
         (folder / f"{number}.txt").write_text("line\n" * number)
-    demo = processes.start("-m", "omniq", "demo", "--journal", processes.location, "--directory", folder)
+    demo = processes.start(
+        "-m", "omniq", "demo", "--journal", processes.location, "--directory", folder
+    )
     printed = demo.communicate(timeout=40)[0]
     assert demo.returncode == 0, printed
     said = dict(re.findall(r"^(\w+(?: again)?) +(.*)$", printed, re.MULTILINE))
-    assert said["tasks"] == "300, 300 succeeded"
+    assert said["tasks"] == "1500, 1500 succeeded"
     assert (said["duplicate"], said["missing"], said["wrong"]) == ("0", "0", "0")
     assert said["workers"] == "2, of which 1 was killed and replaced"
-    assert int(said["attempts"]) == 300 + int(said["run again"].split(",")[0])
+    assert int(said["attempts"]) == 1500 + int(said["run again"].split(",")[0])
     assert re.fullmatch(r"\d+ [0-9a-f]{64}", said["head"])
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -149,7 +150,33 @@ asyncio.run(main())
 
 def _is_running(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().split()[2] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
         return False
+
+
+async def test_draining_takes_over_from_a_dead_worker_first(processes, app, tmp_path) -> None:
+    gate = tmp_path / "gate"
+    victim = processes.worker()
+    handle = await app.wait_for_file.enqueue(str(gate), "task")
+    await until(running(handle.id), app.oq)
+    victim.kill()
+    victim.wait()
+    gate.touch()
+    await app.oq.worker().drain()
+    assert await handle.status() is TaskStatus.SUCCESS
+
+
+async def test_a_signal_to_the_whole_group_lets_running_tasks_finish(
+    processes, app, tmp_path
+) -> None:
+    gate = tmp_path / "gate"
+    handle = await app.wait_for_file.enqueue(str(gate), "task")
+    supervisor = processes.start(
+        "-m", "omniq", "worker", "app:oq", "--processes", "2", process_group=0
+    )
+    await until(running(handle.id), app.oq)
+    os.killpg(supervisor.pid, signal.SIGINT)
+    gate.touch()
+    assert supervisor.wait(20) == 0
+    assert await kinds(handle) == ["enqueued", "started", "succeeded"]
