@@ -35,11 +35,12 @@ from omniq.errors import (
     UnsupportedFormat,
 )
 from omniq.host import host_name
+from omniq.syncing import Syncer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from omniq.clock import Clock, Entropy, Timer
+    from omniq.clock import Clock, Entropy
     from omniq.core.task import TaskRecord
     from omniq.storage.base import BaseStorage
 
@@ -50,7 +51,6 @@ MAX_BATCH_EVENTS = 4096  # keeps a commit's work on the event loop below about 2
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of payloads and results; a single command may have more
 READ_EVENTS = 1024  # after so many events, catching up lets the event loop go on
 RETRY_APPEND_SECONDS = 0.5  # how long outcomes that could not be written wait for the next try
-SYNC_WITHIN_SECONDS = 0.05  # when written events become durable that nobody waits for
 
 _FINISHING = (ev.TaskSucceeded, ev.TaskFailed, ev.TaskCancelled)
 
@@ -95,9 +95,7 @@ class AsyncTaskQueue:
         self._orders: deque[_Order] = deque()
         self._ordered = asyncio.Event()
         self._exclusive = asyncio.Lock()  # whoever holds it may change the projection
-        self._acks: deque[tuple[int, asyncio.Future[Any], object]] = deque()
-        self._ack_wanted = asyncio.Event()
-        self._lazy_sync: Timer | None = None
+        self._syncer = Syncer(storage, self.clock, self._fail)
         self._waiters: dict[str, list[asyncio.Future[Any]]] = {}
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -110,7 +108,7 @@ class AsyncTaskQueue:
         self.actor = f"{self.entropy.name()}@{host_name()}:{os.getpid()}"
         self._tasks = [
             asyncio.create_task(self._commit_forever(), name="omniq-committer"),
-            asyncio.create_task(self._sync_forever(), name="omniq-syncer"),
+            asyncio.create_task(self._syncer.run(), name="omniq-syncer"),
         ]
 
     async def close(self) -> None:
@@ -119,8 +117,6 @@ class AsyncTaskQueue:
             if self._tasks and self._failure is None:
                 await self.flush()
         finally:
-            if self._lazy_sync is not None:
-                self._lazy_sync.cancel()
             tasks = [*self._tasks, *([self._follower] if self._follower else [])]
             self._tasks, self._follower = [], None
             for task in tasks:
@@ -219,10 +215,7 @@ class AsyncTaskQueue:
     async def make_durable(self, seq: int) -> None:
         """Return once everything up to `seq`, whoever appended it, would survive power loss."""
         self._check()
-        if seq > self.storage.durable:
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            self._acknowledge(seq, future, None)
-            await future
+        await self._syncer.make_durable(seq)
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener.on_commit` for every commit from now on."""
@@ -278,12 +271,12 @@ class AsyncTaskQueue:
             if isinstance(answer, OmniqError):
                 order.future.set_exception(answer)
             elif order.durable and commit is not None:
-                self._acknowledge(commit.last_seq, order.future, answer)
+                self._syncer.acknowledge(commit.last_seq, order.future, answer)
             else:
                 order.future.set_result(answer)
         if commit is not None:
             self._announce(commit)
-            self._sync_soon()
+            self._syncer.soon(commit.last_seq)
 
     async def _append_unread(
         self, batch: list[_Order]
@@ -402,53 +395,6 @@ class AsyncTaskQueue:
             if not future.done():
                 future.set_result(None)
 
-    # Durability.
-
-    def _acknowledge(self, seq: int, future: asyncio.Future[Any], answer: object) -> None:
-        """Resolve a future with its answer once everything up to `seq` is durable."""
-        if seq <= self.storage.durable:
-            future.set_result(answer)
-        else:
-            self._acks.append((seq, future, answer))
-            self._ack_wanted.set()
-
-    async def _sync_forever(self) -> None:
-        try:
-            while True:
-                await self._ack_wanted.wait()
-                self._ack_wanted.clear()
-                while self._acks:
-                    await self.storage.sync(self._acks[-1][0])
-                    self._resolve_acks(self.storage.durable)
-        except (OmniqError, OSError) as error:
-            self._fail(error)
-
-    def _resolve_acks(self, durable: int) -> None:
-        later: deque[tuple[int, asyncio.Future[Any], object]] = deque()
-        while self._acks:
-            seq, future, answer = self._acks.popleft()
-            if seq > durable:
-                later.append((seq, future, answer))
-            elif not future.done():
-                future.set_result(answer)
-        self._acks = later
-
-    def _sync_soon(self) -> None:
-        """See to it that what was written becomes durable, though nobody waits for it."""
-        if self._acks or self._lazy_sync is not None:
-            return
-        seq = self.projection.seq
-        if self._loaded and seq > self.storage.durable:
-            self._lazy_sync = self.clock.call_later(SYNC_WITHIN_SECONDS, self._sync_now)
-
-    def _sync_now(self) -> None:
-        self._lazy_sync = None
-        seq = self.projection.seq
-        if seq > self.storage.durable:
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            future.add_done_callback(lambda done: done.exception())  # reported by `_fail`
-            self._acknowledge(seq, future, None)
-
     # Failing.
 
     def _fail(self, error: BaseException) -> None:
@@ -463,10 +409,9 @@ class AsyncTaskQueue:
         self._fail_waiters(error)
 
     def _fail_waiters(self, error: BaseException) -> None:
-        futures = [future for _, future, _ in self._acks]
+        futures = self._syncer.take_waiting()
         futures += [future for waiters in self._waiters.values() for future in waiters]
         futures += [order.future for order in self._orders if order.future is not None]
-        self._acks.clear()
         self._waiters.clear()
         self._orders.clear()
         for future in futures:

@@ -1,0 +1,94 @@
+"""Who waits for what to become durable, and when the disk is asked to make it so.
+
+One sync at a time runs in the storage's thread; whoever comes while it runs waits for the next
+one, together with all others that came (group commit). What nobody waits for is synced a little
+later, so that it is not at the mercy of a power cut for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from omniq.errors import OmniqError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from omniq.clock import Clock, Timer
+    from omniq.storage.base import BaseStorage
+
+__all__ = ("Syncer",)
+
+SYNC_WITHIN_SECONDS = 0.05  # when written events become durable that nobody waits for
+
+
+class Syncer:
+    """Resolves futures once what they are about is durable. `run` is a task of its owner."""
+
+    def __init__(
+        self, storage: BaseStorage, clock: Clock, on_failure: Callable[[Exception], None]
+    ) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._on_failure = on_failure
+        self._waiting: deque[tuple[int, asyncio.Future[Any], object]] = deque()
+        self._wanted = asyncio.Event()
+        self._later: Timer | None = None
+
+    async def run(self) -> None:
+        """Sync whenever someone waits; a failed sync ends this and is told to the owner."""
+        try:
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                while self._waiting:
+                    await self._storage.sync(self._waiting[-1][0])
+                    self._resolve(self._storage.durable)
+        except (OmniqError, OSError) as error:
+            self._on_failure(error)
+
+    def acknowledge(self, seq: int, future: asyncio.Future[Any], answer: object) -> None:
+        """Resolve a future with its answer once everything up to `seq` is durable."""
+        if seq <= self._storage.durable:
+            future.set_result(answer)
+        else:
+            self._waiting.append((seq, future, answer))
+            self._wanted.set()
+
+    async def make_durable(self, seq: int) -> None:
+        """Return once everything up to `seq` is durable."""
+        if seq > self._storage.durable:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.acknowledge(seq, future, None)
+            await future
+
+    def soon(self, seq: int) -> None:
+        """See to it that everything up to `seq` becomes durable, though nobody waits for it."""
+        if not self._waiting and self._later is None and seq > self._storage.durable:
+            self._later = self._clock.call_later(SYNC_WITHIN_SECONDS, lambda: self._now(seq))
+
+    def take_waiting(self) -> list[asyncio.Future[Any]]:
+        """Stop, and return the futures of those who wait, for the owner to tell them."""
+        if self._later is not None:
+            self._later.cancel()
+        futures = [future for _, future, _ in self._waiting]
+        self._waiting.clear()
+        return futures
+
+    def _now(self, seq: int) -> None:
+        self._later = None
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: done.exception())  # the owner reports failures
+        self.acknowledge(seq, future, None)
+
+    def _resolve(self, durable: int) -> None:
+        later: deque[tuple[int, asyncio.Future[Any], object]] = deque()
+        while self._waiting:
+            seq, future, answer = self._waiting.popleft()
+            if seq > durable:
+                later.append((seq, future, answer))
+            elif not future.done():
+                future.set_result(answer)
+        self._waiting = later
