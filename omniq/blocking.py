@@ -7,13 +7,13 @@ a second time: each method hands its call to that loop and waits.
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 - see `_Runner`
 import functools
 import os
 import signal
 import threading
 import weakref
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Concatenate, Self, Unpack, overload
 
 import anyio
@@ -35,7 +35,14 @@ if TYPE_CHECKING:
     from omniq.registry import Executor
     from omniq.storage.base import BaseStorage
 
-__all__ = ("BlockingTaskFunction", "BlockingTaskHandle", "OmniQ", "WorkerPool")
+__all__ = (
+    "BlockingBoundOptions",
+    "BlockingTaskDecorator",
+    "BlockingTaskFunction",
+    "BlockingTaskHandle",
+    "OmniQ",
+    "WorkerPool",
+)
 
 
 class _Runner:
@@ -49,6 +56,7 @@ class _Runner:
         # An ordinary atexit function would come too late: thread pools, in which storages sync,
         # are shut down by then, by this same hook of concurrent.futures. The last to register is
         # the first to be called, so its module is imported before.
+        import_module("concurrent.futures.thread")
         threading._register_atexit(self._close_all)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
     def run[T](self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -142,13 +150,10 @@ def _blocking(method: Callable[..., Coroutine[Any, Any, Any]]) -> _Blocking[...,
 
 def _for_blocking(answer: Any) -> Any:
     """Return what an async method answered, with blocking handles in place of async ones."""
-    if isinstance(answer, TaskHandle):
-        handle: TaskHandle[Any] = answer
-        return BlockingTaskHandle(handle)
-    if isinstance(answer, list):
-        items: list[Any] = answer
-        return [_for_blocking(item) for item in items]
-    return answer
+    kind: object = type(answer)
+    if kind is TaskHandle:
+        return BlockingTaskHandle[Any](answer)
+    return [_for_blocking(item) for item in answer] if kind is list else answer
 
 
 class BlockingTaskHandle[R](_Wrapper):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from omniq.task import TaskHandle
 
-__all__ = ("FileFacts", "describe_file", "run_demo")
+__all__ = ("DemoReport", "FileFacts", "describe_file", "run_demo")
 
 DEADLINE_SECONDS = 28.0
 BATCH = 500

@@ -355,10 +355,10 @@ class BoundOptions:
         if isinstance(function, str):
             registration = app.registry.require(function)
         else:
-            function = getattr(function, "wrapped", function)  # a task of a blocking app
-            if isinstance(function, TaskFunction):
-                options = function.defaults
-            registration = app.registry.register(function, importable=True)
+            called: Any = getattr(function, "wrapped", function)  # a task of a blocking app
+            defaults = getattr(called, "defaults", None)
+            options = defaults if isinstance(defaults, Options) else options
+            registration = app.registry.register(called, importable=True)
         changed = options.changed(**self._changes)
         enqueuer = Enqueuer(app, registration.name, registration.signature, changed)
         return (await enqueuer.enqueue([(args, kwargs)]))[0]

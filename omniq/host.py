@@ -26,6 +26,7 @@ __all__ = (
     "boot_id",
     "host_name",
     "open_private",
+    "random_bytes",
     "sync_directory",
     "sync_file",
 )
@@ -52,6 +53,11 @@ def boot_id() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return host_name()  # without the kernel's word, one host name is taken for one kernel
+
+
+def random_bytes(count: int) -> bytes:
+    """Return the system's randomness, for names that no two processes may share."""
+    return os.urandom(count)
 
 
 def open_private(path: Path, flags: int) -> int:

@@ -30,9 +30,9 @@ __all__ = (
     "Task",
     "TaskError",
     "TaskResult",
-    "TaskStatus",
     "Worker",
     "class_name",
+    "from_datetime",
     "to_datetime",
     "to_us",
 )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from omniq.config import Serializer
     from omniq.core.events import Codec
 
-__all__ = ("Codecs", "Signature", "convert")
+__all__ = ("Arguments", "Codecs", "Signature", "convert")
 
 type Arguments = tuple[list[object], dict[str, object]]
 _PLAIN = (str, int, float, bool, bytes, type(None))

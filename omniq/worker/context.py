@@ -11,7 +11,7 @@ from omniq.models import Duration, to_us
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("Cancel", "RetryLater", "TaskContext", "current_task")
+__all__ = ("Cancel", "RetryLater", "TaskContext", "current_task", "enter")
 
 _log = logging.getLogger("omniq.task")
 

@@ -24,6 +24,12 @@ __all__ = (
     "Setup",
     "WantsCancel",
     "WantsRetry",
+    "interpreter_options",
+    "length_of",
+    "pack",
+    "read_message",
+    "setup",
+    "unpack_answer",
 )
 
 HEADER_BYTES = 4
