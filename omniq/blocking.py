@@ -150,10 +150,9 @@ def _blocking(method: Callable[..., Coroutine[Any, Any, Any]]) -> _Blocking[...,
 
 def _for_blocking(answer: Any) -> Any:
     """Return what an async method answered, with blocking handles in place of async ones."""
-    kind: object = type(answer)
-    if kind is TaskHandle:
+    if answer.__class__ is TaskHandle:
         return BlockingTaskHandle[Any](answer)
-    return [_for_blocking(item) for item in answer] if kind is list else answer
+    return [_for_blocking(item) for item in answer] if answer.__class__ is list else answer
 
 
 class BlockingTaskHandle[R](_Wrapper):

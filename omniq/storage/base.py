@@ -67,11 +67,11 @@ class BaseStorage(ABC):
     async def append(
         self, events: Sequence[Event], *, at: int, actor: str, expected: int | None = None
     ) -> Commit:
-        """Append events as one commit, written when this returns, durable after `sync`.
+        """Append events, at least one, as one commit: written when this returns, durable by `sync`.
 
         The commit's time is `at`, or the previous commit's if that is later. Raises
         `JournalConflict` if `expected` is given and the journal does not end there, `StorageFull`
-        if there is no room; then nothing was written.
+        if there is no room; then nothing was written. A cancelled append is whole or not there.
         """
 
     @abstractmethod
@@ -102,12 +102,13 @@ class BaseStorage(ABC):
     async def sync(self, seq: int) -> None:
         """Return once everything up to `seq` is durable, whoever appended it.
 
-        Raises `StorageError` if it is not; the handle is then finished (`StorageClosed`).
+        Raises `StorageError` if the journal ends before `seq`, or if the system fails to sync; the
+        latter finishes the handle (`StorageClosed`) until it is opened again.
         """
 
     @abstractmethod
     async def wait(self, seq: int) -> None:
-        """Return once the journal has gone beyond `seq`, or perhaps has: look again."""
+        """Return once another handle has appended beyond `seq`, or perhaps has: look again."""
 
     def exclusive(self) -> AbstractAsyncContextManager[object]:
         """Return a section in which, as far as the backend can, nobody else appends."""
@@ -120,13 +121,13 @@ class BaseStorage(ABC):
     # How the death of a worker is seen. A backend that cannot tell leaves these as they are;
     # a worker that does not renew its lease is then what a dead worker looks like.
 
-    async def hold_life(self, worker: str) -> None:
+    async def hold_life(self, worker: str) -> None:  # noqa: B027 - nothing to do by default
         """Hold, until `drop_life` or death, something by which `is_dead` can see this worker."""
 
-    async def drop_life(self, worker: str) -> None:
+    async def drop_life(self, worker: str) -> None:  # noqa: B027 - as above
         """Stop holding it."""
 
-    def is_dead(self, worker: str) -> bool:
+    def is_dead(self, worker: str) -> bool:  # noqa: ARG002 - for those who can tell
         """Whether it is certain that the worker's process is gone; False if it cannot be told.
 
         Only asked for workers that run under this kernel (`WorkerJoined.boot`).

@@ -9,14 +9,14 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omniq.errors import StorageError, StorageFull
 from omniq.host import open_private, sync_directory, sync_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
+    from pathlib import Path
 
 __all__ = ("Disk", "storage_error", "system_errors")
 
@@ -27,7 +27,7 @@ class Disk:
     """The real file system."""
 
     def list(self, folder: Path) -> list[str]:
-        return os.listdir(folder)
+        return os.listdir(folder)  # noqa: PTH208 - names are wanted, and a million paths cost
 
     def exists(self, path: Path) -> bool:
         return path.exists()
@@ -99,7 +99,7 @@ def storage_error(error: OSError, what: str) -> StorageError:
 
 
 @contextmanager
-def system_errors(what: str) -> Iterator[None]:
+def system_errors(what: str) -> Generator[None]:
     """Turn errors of the system into errors of the OmniQ tree that say what was tried."""
     try:
         yield

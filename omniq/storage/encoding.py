@@ -13,10 +13,12 @@ import hashlib
 import msgspec
 
 from omniq.core.events import Commit, Event
+from omniq.errors import PayloadTooLarge
 
 __all__ = (
     "MAX_COMMIT_BYTES",
     "chain",
+    "check_size",
     "decode_commit",
     "decode_event",
     "encode_commit",
@@ -35,7 +37,18 @@ decode_event = _event_decoder.decode
 
 
 def encode_commit(commit: Commit) -> bytes:
-    return _encoder.encode(commit)
+    """Return the bytes of a commit; raises `PayloadTooLarge` if nobody could read them."""
+    payload = _encoder.encode(commit)
+    check_size(len(payload), len(commit.events))
+    return payload
+
+
+def check_size(size: int, count: int) -> None:
+    if size > MAX_COMMIT_BYTES:
+        raise PayloadTooLarge(
+            f"{count} events of {size} bytes are more than one commit may have "
+            f"({MAX_COMMIT_BYTES} bytes). Next: enqueue in several calls"
+        )
 
 
 def joined(first_seq: int, at: int, actor: str, events: list[bytes]) -> bytes:

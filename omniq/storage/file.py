@@ -9,26 +9,19 @@ them is: write, sync the file, sync the directory, and only then build upon it.
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from omniq.core.events import Commit
-from omniq.errors import (
-    JournalConflict,
-    PayloadTooLarge,
-    StorageClosed,
-    StorageError,
-    UnsupportedFormat,
-)
+from omniq.errors import JournalConflict, StorageError, UnsupportedFormat
+from omniq.host import random_bytes
 from omniq.storage.base import GENESIS, Head, events_of
 from omniq.storage.disk import Disk, storage_error, system_errors
-from omniq.storage.encoding import MAX_COMMIT_BYTES, chain, encode_commit
+from omniq.storage.encoding import chain, encode_commit
 from omniq.storage.framing import (
     SEGMENT_HEADER_BYTES,
     BadBytes,
@@ -36,28 +29,28 @@ from omniq.storage.framing import (
     pack_frame,
     pack_segment_header,
 )
-from omniq.storage.local import Durability, LocalStorage
+from omniq.storage.local import Durability, LocalStorage, finished
 from omniq.storage.rendezvous import OWN_NAMES, HeadHint, Rendezvous
 from omniq.storage.segments import (
     Position,
     Segment,
+    SegmentFolder,
     Tear,
+    cut_off,
     ends_with_its_frame,
     find_end,
-    list_segments,
     segment_name,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import os
+    from collections.abc import Callable, Sequence
 
     from omniq.core.events import Event
 
 __all__ = ("FileStorage",)
 
 SEGMENT_BYTES = 64 * 1024 * 1024  # etcd's WAL segments have this size
-
-_log = logging.getLogger(__name__)
 
 
 class FileStorage(LocalStorage):
@@ -76,20 +69,14 @@ class FileStorage(LocalStorage):
         segment_bytes: int = SEGMENT_BYTES,
         disk: Disk | None = None,
     ) -> None:
-        super().__init__(durability)
-        self.path = Path(path)
-        self.read_only = read_only
+        super().__init__(path, durability=durability, read_only=read_only)
         self.torn: Tear | None = None  # what a read-only handle found behind the last frame
         self._segment_bytes = segment_bytes
         self._disk = disk or Disk()
-        self._segments: dict[int, Segment] = {}
+        self._segments = SegmentFolder(self._disk, self.path, writable=not read_only)
         self._end: Position | None = None  # where the next frame goes
         self._cursor: Position | None = None  # where the last `read` stopped
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
-
-    @property
-    def location(self) -> str:
-        return str(self.path)
 
     @property
     def durable(self) -> int:
@@ -99,6 +86,7 @@ class FileStorage(LocalStorage):
         return FileStorage(
             self.path,
             durability=self._durability,
+            read_only=self.read_only,
             segment_bytes=self._segment_bytes,
             disk=self._disk,
         )
@@ -106,63 +94,62 @@ class FileStorage(LocalStorage):
     # Opening.
 
     async def open(self) -> None:
-        if self._end is not None:
+        if not self._closed_because:
             return
-        self._failure = ""
-        with system_errors(f"cannot open the journal {self.path}"):
-            if self.read_only:
-                self._check_directory()
-                self._end = await asyncio.to_thread(self._find_end)
-                return
-            self._prepare_directory()
-            rendezvous = Rendezvous(self.path)
-            try:
-                await rendezvous.enter()
-                try:
-                    if not list_segments(self._disk, self.path):
-                        self._create_journal()
-                    self._end = await asyncio.to_thread(self._recover, rendezvous)
-                    rendezvous.publish(_hint_of(self._end))
-                finally:
-                    rendezvous.leave()
-            except BaseException:
-                rendezvous.close()
-                self._forget_segments()
-                raise
-        self._rendezvous = rendezvous
+        await self.close()  # a handle that has failed holds something
+        try:
+            with system_errors(f"cannot open the journal {self.path}"):
+                await self._find_or_create()
+        except BaseException:
+            await self.close()
+            raise
+        self._closed_because = ""
+
+    async def _find_or_create(self) -> None:
+        if self.read_only:
+            self._check_directory()
+            self._end = await self._in_thread(self._find_end)
+            return
+        self._prepare_directory()
+        self._rendezvous = rendezvous = Rendezvous(self.path)
+        await rendezvous.enter()
+        try:
+            self._end = await self._in_thread(lambda: self._recover(rendezvous))
+            rendezvous.publish(_hint_of(self._end))
+        finally:
+            rendezvous.leave()
+
+    async def _in_thread(self, work: Callable[[], Position]) -> Position:
+        return await finished(asyncio.get_running_loop().run_in_executor(None, work))
 
     def _check_directory(self) -> None:
         if not self.path.is_dir():
             what = "is not a directory" if self._disk.exists(self.path) else "does not exist"
             raise UnsupportedFormat(f"{self.path} {what}, so there is no journal to read")
-        if not list_segments(self._disk, self.path):
+        if not self._segments.firsts():
             raise UnsupportedFormat(f"{self.path} holds no segment of an OmniQ journal")
 
     def _prepare_directory(self) -> None:
-        try:
+        with suppress(FileExistsError):
             self._disk.make_directory(self.path)
-        except FileExistsError:
-            if not self.path.is_dir():
-                raise UnsupportedFormat(
-                    f"{self.path} is a file, and a file journal is a directory. It was not "
-                    "touched. Next: name another path, or one that ends in .db for SQLite"
-                ) from None
-            names = {name for name in self._disk.list(self.path) if not name.endswith(".tmp")}
-            if names - OWN_NAMES and not list_segments(self._disk, self.path):
-                raise UnsupportedFormat(
-                    f"{self.path} holds other files and no journal. It was not touched. "
-                    "Next: name an empty or a new directory"
-                ) from None
-        else:
-            self._disk.sync_directory(self.path.parent)
-
-    def _create_journal(self) -> None:
-        header = SegmentHeader(os.urandom(16), number=1, first_seq=1, previous=GENESIS)
-        self._disk.create(self.path / segment_name(1), pack_segment_header(header))
+        if not self.path.is_dir():
+            raise UnsupportedFormat(
+                f"{self.path} is a file, and a file journal is a directory. It was not "
+                "touched. Next: name another path, or one that ends in .db for SQLite"
+            )
+        names = {name for name in self._disk.list(self.path) if not name.endswith(".tmp")}
+        if names - OWN_NAMES and not self._segments.firsts():
+            raise UnsupportedFormat(
+                f"{self.path} holds other files and no journal. It was not touched. "
+                "Next: name an empty or a new directory"
+            )
 
     def _recover(self, rendezvous: Rendezvous) -> Position:
         """Return the journal's end, by the hint if it can be trusted, else by looking."""
-        last = self._segment(list_segments(self._disk, self.path)[-1])
+        if not self._segments.firsts():
+            header = SegmentHeader(random_bytes(16), number=1, first_seq=1, at=0, previous=GENESIS)
+            self._disk.create(self.path / segment_name(1), pack_segment_header(header))
+        last = self._segments.open_last()
         rendezvous.bind(last.header.journal_id)
         hint = rendezvous.read_hint()
         if hint is not None and hint.segment == last.first_seq:
@@ -170,57 +157,30 @@ class FileStorage(LocalStorage):
             if last.size() == hint.offset and ends_with_its_frame(end):
                 self._durable = end.durable
                 return end
+        # Whoever created the journal or its last segment may have died before that was durable.
+        self._disk.sync_directory(self.path.parent)
+        self._disk.sync_directory(self.path)
         end = self._find_end()
         if self.torn is not None:
-            self._cut(end, self.torn)
+            cut_off(end, self.torn)
             self.torn = None
         return end
 
     def _find_end(self) -> Position:
         """Walk the last segment to its end."""
-        last = self._segment(list_segments(self._disk, self.path)[-1])
-        position = Position.start_of(last)
+        position = Position.start_of(self._segments.open_last())
         self.torn = find_end(position)
         self._durable = max(self._durable, position.durable)
         return position
 
-    def _cut(self, end: Position, tear: Tear) -> None:
-        """Remove a torn end, keeping its bytes beside the segment."""
-        segment = end.segment
-        aside = segment.path.with_suffix(f".{tear.offset}.torn")
-        self._disk.create(aside, segment.read(tear.length, tear.offset))
-        self._disk.truncate(segment.descriptor, tear.offset)
-        self._disk.sync(segment.descriptor)
-        _log.warning(
-            "the end of %s was torn: %d bytes behind sequence number %d were moved to %s",
-            segment.path,
-            tear.length,
-            end.seq,
-            aside.name,
-            extra={"action": "torn_end_cut", "bytes": tear.length, "seq": end.seq},
-        )
-
     async def close(self) -> None:
+        self._closed_because = "it was closed"
         self._close_rendezvous()
         self._syncer.shutdown()
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
         self._end = self._cursor = None
-        self._forget_segments()
-
-    def _segment(self, first_seq: int) -> Segment:
-        """Return an open segment, and close those that neither end nor cursor are in."""
-        segment = self._segments.get(first_seq)
-        if segment is None:
-            segment = Segment(self._disk, self.path, first_seq, writable=not self.read_only)
-            used = {place.segment.first_seq for place in (self._end, self._cursor) if place}
-            for other in set(self._segments) - used:
-                self._segments.pop(other).close()
-            self._segments[first_seq] = segment
-        return segment
-
-    def _forget_segments(self) -> None:
-        while self._segments:
-            self._segments.popitem()[1].close()
+        self._durable = 0
+        self._segments.close()
 
     # Appending.
 
@@ -228,28 +188,32 @@ class FileStorage(LocalStorage):
         end = self._position()
         hint = rendezvous.read_hint()
         if hint is not None and hint.seq > end.seq:
-            self._move_end(_position_of(self._segment(hint.segment), hint))
+            self._move_end(_position_of(self._segments.open(hint.segment, end, self._cursor), hint))
             end = self._position()
         if hint is None or end.segment.size() != end.offset:
-            self._adopt(rendezvous, end)
-
-    def _adopt(self, rendezvous: Rendezvous, end: Position) -> None:
-        """Take in what a process wrote that died before it could say so, or cut it if torn."""
-        end.durable = self._durable
-        tear = find_end(end)
-        while tear is None and self._has_segment_after(end):
-            self._move_end(Position.start_of(self._segment(end.seq + 1)))
+            # A process wrote, or began a segment, and died before it could say so.
+            tear = self._follow()
             end = self._position()
-            tear = find_end(end)
-        if tear is not None:
-            self._cut(end, tear)
-        rendezvous.publish(_hint_of(end))
+            if tear is not None:
+                cut_off(end, tear)
+            rendezvous.publish(_hint_of(end))
 
-    def _has_segment_after(self, place: Position) -> bool:
-        following = place.seq + 1
-        return following != place.segment.first_seq and self._disk.exists(
-            self.path / segment_name(following)
-        )
+    def _follow(self) -> Tear | None:
+        """Move the end behind everything that was written, in whatever segment."""
+        end = self._position()
+        end.durable = self._durable
+        while True:
+            tear = find_end(end)
+            self._durable = max(self._durable, end.durable)
+            if end.segment.first_seq == self._segments.firsts()[-1]:
+                return tear
+            if tear is not None:
+                raise end.segment.corrupt(tear.offset, end.seq + 1, tear.expected, tear.found)
+            start = self._segments.start_after(end, self._cursor)
+            if not self.read_only:
+                self._disk.sync_directory(self.path)  # who created it may have died before
+            self._move_end(start)
+            end = start
 
     def _move_end(self, end: Position) -> None:
         # A segment is synced whole before the next one is created.
@@ -267,14 +231,12 @@ class FileStorage(LocalStorage):
             raise JournalConflict(expected, end.seq)
         commit = Commit(end.seq + 1, max(at, end.at), actor, list(events))
         payload = encode_commit(commit)
-        if len(payload) > MAX_COMMIT_BYTES:
-            raise PayloadTooLarge(
-                f"{len(events)} events of {len(payload)} bytes are more than one commit may have "
-                f"({MAX_COMMIT_BYTES} bytes). Next: enqueue in several calls"
-            )
+        was_read = self._cursor is not None and self._cursor.seq == end.seq
         if end.offset > SEGMENT_HEADER_BYTES and end.offset + len(payload) > self._segment_bytes:
             end = self._rotate()
         self._write(end, commit, payload)
+        if was_read:  # what we wrote ourselves need not be read to go on from there
+            self._cursor = msgspec.structs.replace(end)
         self._rings = True
         return commit
 
@@ -305,22 +267,33 @@ class FileStorage(LocalStorage):
             self._disk.truncate(end.segment.descriptor, end.offset)
         except OSError as second:
             self._fail(f"a failed write could not be taken back: {second}")
+            raise StorageError(f"cannot append to {end.segment.path}: {error}, {second}") from error
         raise storage_error(error, f"cannot append to {end.segment.path}") from error
 
     def _rotate(self) -> Position:
         """Begin a new segment, once everything before it is durable; return the new end."""
-        end = self._position()
-        before = end.segment.header
-        with system_errors(f"cannot begin a new segment in {self.path}"):
+        end, rendezvous = self._position(), self._shared()
+        before, path = end.segment.header, self.path / segment_name(end.seq + 1)
+        try:
+            self._disk.sync(end.segment.descriptor)
+        except OSError as error:
+            raise self._sync_failed(end.segment, error) from error
+        header = SegmentHeader(
+            before.journal_id, before.number + 1, end.seq + 1, end.at, end.digest
+        )
+        with system_errors(f"cannot begin the segment {path}"):
+            # Nobody may append to the old segment once there is a new one. Without the hint they
+            # look for it, even if this process dies the moment after it was created.
+            rendezvous.withdraw()
             try:
-                self._disk.sync(end.segment.descriptor)
-            except OSError as error:
-                self._fail(f"syncing failed: {error}")
+                self._disk.create(path, pack_segment_header(header))
+                start = Position.start_of(self._segments.open(end.seq + 1, end, self._cursor))
+            except OSError:
+                if self._disk.exists(path):
+                    self._fail(f"the segment {path} is there, but perhaps not durable")
+                else:
+                    rendezvous.publish(_hint_of(end))
                 raise
-            header = SegmentHeader(before.journal_id, before.number + 1, end.seq + 1, end.digest)
-            self._disk.create(self.path / segment_name(end.seq + 1), pack_segment_header(header))
-            start = Position.start_of(self._segment(header.first_seq))
-        start.at = end.at
         self._move_end(start)
         return start
 
@@ -329,38 +302,71 @@ class FileStorage(LocalStorage):
     async def sync(self, seq: int) -> None:
         if seq <= self.durable:
             return
-        end = self._position()
-        segment, known = end.segment, end.seq
-        cursor = self._cursor
-        if cursor is not None and cursor.seq > known:
-            segment, known = cursor.segment, cursor.seq
-        loop = asyncio.get_running_loop()
+        segment, known = self._furthest()
+        if seq > known and self._rendezvous is not None and not self._inside:
+            async with self:
+                segment, known = self._furthest()
+        if seq > known:
+            raise StorageError(f"sequence number {seq} is behind the end, {known}")
         # The descriptor is duplicated: the segment may be rotated away and closed meanwhile.
         descriptor = self._disk.duplicate(segment.descriptor)
+        loop = asyncio.get_running_loop()
+        await finished(
+            loop.run_in_executor(self._syncer, self._sync_and_close, segment, descriptor)
+        )
+        self._durable = max(self._durable, known)
+
+    def _furthest(self) -> tuple[Segment, int]:
+        """Return the last place that this handle knows of."""
+        place, cursor = self._position(), self._cursor
+        if cursor is not None and cursor.seq > place.seq:
+            place = cursor
+        return place.segment, place.seq
+
+    def _sync_and_close(self, segment: Segment, descriptor: int) -> None:
         try:
-            await loop.run_in_executor(self._syncer, self._disk.sync, descriptor)
+            self._disk.sync(descriptor)
         except OSError as error:
-            # The kernel reports a failed sync once and marks the pages clean, so trying again
-            # would claim what is not so ("fsyncgate", and Rebello et al., ATC 2020).
-            self._fail(f"syncing {segment.path} failed: {error}")
-            raise storage_error(error, f"cannot sync {segment.path}") from error
+            raise self._sync_failed(segment, error) from error
         finally:
             self._disk.close(descriptor)
-        self._durable = max(self._durable, known)
-        if seq > known:
-            raise StorageError(f"sequence number {seq} is not in the journal, which ends at {known}")
+
+    def _sync_failed(self, segment: Segment, error: OSError) -> StorageError:
+        # The kernel reports a failed sync once and marks the pages clean, so trying again would
+        # claim what is not so ("fsyncgate", and Rebello et al., ATC 2020).
+        self._fail(f"syncing {segment.path} failed: {error}")
+        return StorageError(
+            f"cannot sync {segment.path}: {error.strerror}. What was acknowledged is safe; what "
+            "was not may be lost. Next: open the journal again, which reads what is on the disk"
+        )
 
     # Reading.
 
     async def read(self, after: int, limit: int = 4096) -> list[Commit]:
+        end = self._position()
+        if after == end.seq and self._inside:
+            return []  # the lock's holder knows the end without looking
         cursor = self._cursor_at(after)
+        looks_again = False
         while True:
-            commits, problem = cursor.read(limit, skip_until=after)
+            try:
+                commits, problem = cursor.read(limit, skip_until=after)
+            except OSError as error:
+                raise storage_error(error, f"cannot read {cursor.segment.path}") from error
             self._durable = max(self._durable, cursor.durable)
-            if problem is not None and not commits:
-                self._judge(cursor, problem)
-            if commits or problem is not None or not self._next_segment(cursor):
+            if commits:
                 return commits
+            if problem is None and self._segments.has_after(cursor):
+                self._cursor = cursor = self._segments.start_after(cursor, end)
+                self._durable = max(self._durable, cursor.seq)
+                looks_again = False
+            elif cursor.seq >= self._known_end():
+                return []
+            elif looks_again:
+                self._report(cursor, problem)
+            else:
+                # By now the journal goes on here: that was written after the look, or is damaged.
+                looks_again = True
 
     def _cursor_at(self, after: int) -> Position:
         """Return a reading position at `after`, or before it at the beginning of its segment."""
@@ -370,47 +376,31 @@ class FileStorage(LocalStorage):
         if end.seq == after:
             cursor = msgspec.structs.replace(end)
         else:
-            firsts = list_segments(self._disk, self.path)
+            firsts = self._segments.firsts()
             if not firsts or firsts[0] > after + 1:
                 raise StorageError(
                     f"the journal {self.path} has no events between {after + 1} and its first "
                     f"segment, {segment_name(firsts[0]) if firsts else 'which is gone'}"
                 )
             first = firsts[bisect_right(firsts, after + 1) - 1]
-            cursor = Position.start_of(self._segment(first))
+            cursor = Position.start_of(self._segments.open(first, end))
         self._cursor = cursor
         return cursor
 
-    def _next_segment(self, cursor: Position) -> bool:
-        """Move the cursor from the end of one segment to the next, if there is one."""
-        if not self._has_segment_after(cursor):
-            return False
-        first_seq, before = cursor.seq + 1, cursor.segment.header
-        segment = self._segment(first_seq)
-        wanted = SegmentHeader(before.journal_id, before.number + 1, first_seq, cursor.digest)
-        if segment.header != wanted:
-            raise segment.corrupt(0, first_seq, f"{wanted}", f"{segment.header}")
-        self._durable = max(self._durable, cursor.seq)
-        start = Position.start_of(segment)
-        start.at = cursor.at
-        cursor.segment, cursor.offset, cursor.frame_offset = segment, start.offset, 0
-        return True
+    def _known_end(self) -> int:
+        """Return how far the journal goes at least, as this handle or anyone else has said."""
+        end, rendezvous = self._position(), self._rendezvous
+        hint = None if rendezvous is None else rendezvous.read_hint()
+        return end.seq if hint is None else max(end.seq, hint.seq)
 
-    def _judge(self, cursor: Position, problem: BadBytes) -> None:
-        """Raise `CorruptJournal` if bytes that do not verify belong to the journal.
-
-        Behind the end they may be a frame that another process is just writing.
-        """
-        end = self._position()
-        known = end.seq
-        if self._rendezvous is not None and (hint := self._rendezvous.read_hint()) is not None:
-            known = max(known, hint.seq)
-        if cursor.seq < known:
-            raise cursor.segment.corrupt(
-                cursor.offset, cursor.seq + 1, problem.expected, problem.found
-            )
+    def _report(self, cursor: Position, problem: BadBytes | None) -> NoReturn:
+        """Raise `CorruptJournal`: the journal goes on behind the cursor, and cannot be read."""
+        if problem is None:
+            problem = BadBytes(f"sequence number {cursor.seq + 1}", "the end of the segment")
+        raise cursor.segment.corrupt(cursor.offset, cursor.seq + 1, problem.expected, problem.found)
 
     async def read_task(self, task_id: str) -> list[tuple[int, Commit, Event]]:
+        self._check()
         reader = FileStorage(self.path, read_only=True, disk=self._disk)
         found: list[tuple[int, Commit, Event]] = []
         await reader.open()
@@ -427,16 +417,17 @@ class FileStorage(LocalStorage):
 
     async def head(self) -> Head:
         if self.read_only:
-            end = self._position()
-            return Head(end.seq, end.at, end.digest)
-        async with self:
-            end = self._position()
-            return Head(end.seq, end.at, end.digest)
+            with system_errors(f"cannot find the end of {self.path}"):
+                self.torn = self._follow()
+        elif not self._inside:
+            async with self:
+                return await self.head()
+        end = self._position()
+        return Head(end.seq, end.at, end.digest)
 
     def _position(self) -> Position:
         self._check()
-        if self._end is None:
-            raise StorageClosed(f"the journal {self.path} is not open")
+        assert self._end is not None, "an open handle knows the journal's end"
         return self._end
 
 

@@ -45,10 +45,10 @@ FORMAT_VERSION = 1
 SEGMENT_MAGIC = b"OmniQ\r\n\x1a"
 # magic, version, header length; these three keep their place and meaning in every version.
 _SEGMENT_PREFIX = struct.Struct("<8sHxxI")
-# journal id, segment number, first sequence number, digest before it
-_SEGMENT_BODY = struct.Struct("<16sQQ32s")
+# journal id, segment number, first sequence number, time and digest of the commit before it
+_SEGMENT_BODY = struct.Struct("<16sQQQ32s")
 _CRC = struct.Struct("<I")
-SEGMENT_HEADER_BYTES = _SEGMENT_PREFIX.size + _SEGMENT_BODY.size + _CRC.size  # 16 + 64 + 4 = 84
+SEGMENT_HEADER_BYTES = _SEGMENT_PREFIX.size + _SEGMENT_BODY.size + _CRC.size  # 16 + 72 + 4 = 92
 
 FRAME_MAGIC = b"OqFr"
 # magic, payload length, payload CRC, number of events, first sequence number, durable, digest
@@ -77,7 +77,14 @@ class SegmentHeader(NamedTuple):
     journal_id: bytes
     number: int
     first_seq: int
+    at: int
     previous: bytes
+
+    def __str__(self) -> str:
+        return (
+            f"segment {self.number} of journal {self.journal_id.hex()}, which begins with sequence "
+            f"number {self.first_seq} behind digest {self.previous.hex()[:16]}…"
+        )
 
 
 class FrameHeader(NamedTuple):
@@ -108,9 +115,9 @@ def unpack_segment_header(data: bytes) -> SegmentHeader:
     Raises `NotASegment` if the file was never one of ours or is of a newer version, `BadBytes` if
     it was one of ours and is damaged.
     """
-    if data[: len(SEGMENT_MAGIC)] != SEGMENT_MAGIC:
-        if data and not data.strip(b"\0"):
-            raise BadBytes("a segment header", f"{len(data)} zero bytes")
+    if not data.strip(b"\0"):
+        raise BadBytes("a segment header", f"{len(data)} zero bytes")
+    if not data.startswith(SEGMENT_MAGIC[: len(data)]):
         raise NotASegment("it does not begin like a segment of an OmniQ journal")
     if len(data) < _SEGMENT_PREFIX.size:
         raise BadBytes("a segment header", f"{len(data)} bytes")
@@ -126,6 +133,8 @@ def unpack_segment_header(data: bytes) -> SegmentHeader:
             f"it has format version {version}; this OmniQ reads up to {FORMAT_VERSION}. "
             "Next: install the OmniQ that wrote it, or a newer one"
         )
+    if length != SEGMENT_HEADER_BYTES:
+        raise BadBytes(f"a segment header of {SEGMENT_HEADER_BYTES} bytes", f"one of {length}")
     return SegmentHeader(*_SEGMENT_BODY.unpack_from(data, _SEGMENT_PREFIX.size))
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from omniq.errors import StorageClosed
+from omniq.errors import ConfigError, StorageClosed, StorageError
+from omniq.host import POLL_SECONDS
 from omniq.storage.base import BaseStorage
-from omniq.storage.disk import system_errors
+from omniq.storage.disk import storage_error, system_errors
 
 if TYPE_CHECKING:
     from omniq.storage.rendezvous import Rendezvous
 
-__all__ = ("Durability", "LocalStorage")
+__all__ = ("Durability", "LocalStorage", "finished")
 
 type Durability = Literal["fsync", "os"]
 
@@ -19,13 +23,27 @@ type Durability = Literal["fsync", "os"]
 class LocalStorage(BaseStorage):
     """A backend with a `Rendezvous`: its lock is the exclusive section, its sockets the news."""
 
-    def __init__(self, durability: Durability) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, durability: Durability, read_only: bool
+    ) -> None:
+        self._name = os.fspath(path)
+        if not self._name or "\0" in self._name:
+            raise ConfigError(
+                f"the journal's path is {self._name!r}. Next: name a directory, or a file that "
+                "ends in .db"
+            )
+        self.path = Path(path).absolute()  # a task may change the working directory
+        self.read_only = read_only
         self._durability: Durability = durability
         self._durable = 0
-        self._failure = ""
+        self._closed_because = "it was not opened"  # empty while the handle is open
         self._rendezvous: Rendezvous | None = None
-        self._inside = False  # whether this handle holds the journal's lock
+        self._owner: asyncio.Task[Any] | None = None  # the task in the exclusive section
         self._rings = False  # whether there is news for others when the lock is given up
+
+    @property
+    def location(self) -> str:
+        return self._name
 
     def exclusive(self) -> Self:
         return self
@@ -35,14 +53,17 @@ class LocalStorage(BaseStorage):
         await rendezvous.enter()
         try:
             self._refresh(rendezvous)
+        except OSError as error:
+            rendezvous.leave()
+            raise storage_error(error, f"cannot find the end of {self.path}") from error
         except BaseException:
             rendezvous.leave()
             raise
-        self._inside = True
+        self._owner = asyncio.current_task()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._inside = False
+        self._owner = None
         rendezvous = self._rendezvous
         if rendezvous is None:
             return  # closed inside the section, which gave the lock up
@@ -51,10 +72,19 @@ class LocalStorage(BaseStorage):
             self._rings = False
             rendezvous.ring()
 
+    @property
+    def _inside(self) -> bool:
+        """Whether the running task is in the exclusive section."""
+        return self._owner is not None and self._owner is asyncio.current_task()
+
     def _refresh(self, rendezvous: Rendezvous) -> None:
         """Learn, under the lock, where the journal ends now."""
 
     async def wait(self, seq: int) -> None:
+        if self.read_only:
+            self._check()
+            await asyncio.sleep(POLL_SECONDS)  # a wake socket would be a change
+            return
         rendezvous = self._shared()
         rendezvous.listen()
         hint = rendezvous.read_hint()
@@ -66,29 +96,46 @@ class LocalStorage(BaseStorage):
             self._shared().hold_life(worker)
 
     async def drop_life(self, worker: str) -> None:
-        self._shared().drop_life(worker)
+        if self._rendezvous is not None:  # also on a handle that failed: it is only giving up
+            self._rendezvous.drop_life(worker)
 
     def is_dead(self, worker: str) -> bool:
         return self._shared().is_dead(worker)
 
     def _fail(self, reason: str) -> None:
         """Finish this handle: what it believes about the disk may be wrong by now."""
-        self._failure = reason
+        self._closed_because = reason
 
     def _check(self) -> None:
-        if self._failure:
+        if self._closed_because:
             raise StorageClosed(
-                f"the journal {self.location} is closed in this process: {self._failure}. "
+                f"the journal {self.location} is closed in this process: {self._closed_because}. "
                 "Next: open it again, which reads what is on the disk"
             )
 
     def _shared(self) -> Rendezvous:
         self._check()
         if self._rendezvous is None:
-            raise StorageClosed(f"the journal {self.location} is not open")
+            raise StorageError(
+                f"the journal {self.location} was opened read-only. Next: open it without"
+            )
         return self._rendezvous
 
     def _close_rendezvous(self) -> None:
         if self._rendezvous is not None:
             self._rendezvous.close()
             self._rendezvous = None
+
+
+async def finished[T](work: asyncio.Future[T]) -> T:
+    """Wait for what a thread does, and do not leave before it has ended, cancelled or not."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        work.exception()  # whoever asked has gone
+        raise cancelled
+    return work.result()

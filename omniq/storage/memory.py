@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from bisect import bisect_left
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from omniq.core.events import Commit
-from omniq.errors import JournalConflict
+from omniq.errors import JournalConflict, StorageClosed, StorageError
 from omniq.storage.base import BaseStorage, Head, events_of
 from omniq.storage.encoding import chain, encode_commit
 
@@ -37,20 +38,28 @@ class MemoryStorage(BaseStorage):
     """
 
     def __init__(self, *, _journal: _Journal | None = None) -> None:
-        self._journal = _journal or _Journal()
+        self._shared = _journal or _Journal()
+        self._is_open = False
+
+    @property
+    def _journal(self) -> _Journal:
+        if not self._is_open:
+            raise StorageClosed("this handle on a journal in memory is not open")
+        return self._shared
 
     @property
     def location(self) -> str:
         return "memory://"
 
     def sibling(self) -> MemoryStorage:
-        return MemoryStorage(_journal=self._journal)
+        return MemoryStorage(_journal=self._shared)
 
     async def open(self) -> None:
-        """There is nothing to open."""
+        self._is_open = True
 
     async def close(self) -> None:
-        """There is nothing to close; the journal lives as long as one of its handles."""
+        """Keep the journal, which lives as long as one of its handles, open or not."""
+        self._is_open = False
 
     async def append(
         self, events: Sequence[Event], *, at: int, actor: str, expected: int | None = None
@@ -66,7 +75,7 @@ class MemoryStorage(BaseStorage):
             journal.head = Head(commit.last_seq, commit.at, digest)
             waiting, journal.waiting = journal.waiting, []
         for loop, event in waiting:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # a loop that was closed waits for nothing
                 loop.call_soon_threadsafe(event.set)
         return commit
 
@@ -90,7 +99,9 @@ class MemoryStorage(BaseStorage):
         return self._journal.head.seq
 
     async def sync(self, seq: int) -> None:
-        """There is nothing to sync."""
+        ends = self._journal.head.seq
+        if seq > ends:
+            raise StorageError(f"sequence number {seq} is behind the end, {ends}")
 
     async def wait(self, seq: int) -> None:
         journal, event = self._journal, asyncio.Event()
@@ -105,5 +116,3 @@ class MemoryStorage(BaseStorage):
             with journal.lock:
                 if entry in journal.waiting:
                     journal.waiting.remove(entry)
-
-

@@ -12,13 +12,15 @@ never a reason to remove anything.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
-from omniq.errors import StorageError
-from omniq.host import Bell, FileLock, WakeListener, boot_id
+from omniq.errors import StorageClosed, StorageError
+from omniq.host import Bell, FileLock, WakeListener, boot_id, random_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,9 +32,14 @@ WAKE_FOLDER = "wake"
 LIVE_FOLDER = "live"
 OWN_NAMES = frozenset({LOCK_NAME, WAKE_FOLDER, LIVE_FOLDER})
 
-# The holder of the lock is mostly done within 0.1 ms, less than handing the wait to a thread.
-_TRIES_BEFORE_THREAD = 30
+# The holder of the lock is mostly done within 0.1 ms; a commit to SQLite takes a sync longer.
+_TRIES_AT_ONCE = 30
+_RETRY_SECONDS = 0.001
+_TRIES_BEFORE_WARNING = 5000  # about 5 s
+_PATIENCE_SECONDS = 5.0
 _NAME_LIMIT = 64
+
+_log = logging.getLogger(__name__)
 
 
 class HeadHint(NamedTuple):
@@ -58,6 +65,8 @@ class Rendezvous:
         for name in (WAKE_FOLDER, LIVE_FOLDER):
             (folder / name).mkdir(mode=0o700, exist_ok=True)
         self._lock = FileLock(folder / LOCK_NAME)
+        self._turn = asyncio.Lock()  # a file lock does not keep the tasks of one handle apart
+        self._is_closed = False
         self._bell = Bell(folder / WAKE_FOLDER)
         self._listener: WakeListener | None = None
         self._lives: dict[str, FileLock] = {}
@@ -75,20 +84,50 @@ class Rendezvous:
                 f"the journal in {self.folder} was opened by process {self._owner}, which forked; "
                 "open it again in the child"
             )
-        for _ in range(_TRIES_BEFORE_THREAD):
+        await self._turn.acquire()
+        try:
+            await self._take_lock()
+        except BaseException:
+            self._turn.release()
+            raise
+
+    async def _take_lock(self) -> None:
+        """Try until the lock is ours, and let the event loop go on between the tries.
+
+        A thread that waits in the kernel would be simpler, and much slower: between getting the
+        lock and telling the loop it needs the interpreter's lock, which a busy loop gives up
+        every 5 ms only, while everybody else waits for the file's.
+        """
+        tries = 0
+        while True:
+            self._check_open()
             if self._lock.try_acquire():
                 return
-            await asyncio.sleep(0)
-        waiting = asyncio.get_running_loop().run_in_executor(None, self._lock.acquire)
-        try:
-            await asyncio.shield(waiting)
-        except asyncio.CancelledError:
-            waiting.add_done_callback(lambda _: self._lock.release())
-            raise
+            tries += 1
+            if tries == _TRIES_BEFORE_WARNING:
+                self._warn_of_holder()
+            await asyncio.sleep(0 if tries < _TRIES_AT_ONCE else _RETRY_SECONDS)
+
+    def _warn_of_holder(self) -> None:
+        """Say who keeps everyone waiting: a dead process cannot, but one that is stopped can."""
+        holder = self._lock.holder()
+        _log.warning(
+            "the lock of the journal in %s is held for seconds by process %s. "
+            "Next: if that process is stopped (SIGSTOP, a debugger), continue it or kill it",
+            self.folder,
+            holder,
+            extra={"action": "lock_held_long", "pid": holder},
+        )
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StorageClosed(f"the journal in {self.folder} was closed meanwhile")
 
     def leave(self) -> None:
         """Give the lock up."""
-        self._lock.release()
+        if not self._is_closed:
+            self._lock.release()
+        self._turn.release()
 
     def read_hint(self) -> HeadHint | None:
         """Return the head hint, or None if there is none that this boot can trust."""
@@ -100,9 +139,18 @@ class Rendezvous:
         return HeadHint(*_HINT.unpack_from(data))
 
     def publish(self, hint: HeadHint) -> None:
-        """Write the head hint; the caller holds the lock."""
+        """Write the head hint; the caller holds the lock.
+
+        A commit that is written must not fail because of its hint: what cannot be written, on a
+        full disk, is left as it was, and whoever comes next has to look.
+        """
         data = _HINT.pack(*hint)
-        os.pwrite(self._lock.descriptor, data + _CRC.pack(crc32(data, self._seed)), 0)
+        with suppress(OSError):
+            os.pwrite(self._lock.descriptor, data + _CRC.pack(crc32(data, self._seed)), 0)
+
+    def withdraw(self) -> None:
+        """Make whoever takes the lock next look for the journal's end, should we die now."""
+        os.pwrite(self._lock.descriptor, bytes(_HINT.size + _CRC.size), 0)
 
     def ring(self) -> None:
         """Wake every other process that waits for news."""
@@ -111,7 +159,7 @@ class Rendezvous:
     def listen(self) -> None:
         """From now on, `heard` returns after another process has rung."""
         if self._listener is None:
-            name = f"{os.getpid()}-{os.urandom(6).hex()}"
+            name = f"{os.getpid()}-{random_bytes(6).hex()}"
             self._listener = WakeListener(self.folder / WAKE_FOLDER, name)
 
     async def heard(self) -> None:
@@ -120,6 +168,8 @@ class Rendezvous:
 
     def hold_life(self, worker: str) -> None:
         """Hold this worker's lock until `drop_life` or death."""
+        if not _is_name(worker):
+            raise StorageError(f"{worker!r} is no name for a worker: use letters and digits")
         lock = FileLock(self._life(worker))
         if not lock.try_acquire():
             lock.close()
@@ -150,6 +200,7 @@ class Rendezvous:
             lock.close()
 
     def close(self) -> None:
+        self._is_closed = True
         for worker in tuple(self._lives):
             self.drop_life(worker)
         if self._listener is not None:

@@ -7,6 +7,7 @@ and tells a torn end, which may be cut, from damage, which may not (`Tear` or `C
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,10 +37,11 @@ if TYPE_CHECKING:
 __all__ = (
     "Position",
     "Segment",
+    "SegmentFolder",
     "Tear",
+    "cut_off",
     "ends_with_its_frame",
     "find_end",
-    "list_segments",
     "segment_name",
 )
 
@@ -47,18 +49,90 @@ SUFFIX = ".seg"
 _DIGITS = 20
 _READ_BYTES = 1 << 20
 
+_log = logging.getLogger(__name__)
+
 
 def segment_name(first_seq: int) -> str:
     return f"{first_seq:0{_DIGITS}}{SUFFIX}"
 
 
-def list_segments(disk: Disk, folder: Path) -> list[int]:
-    """Return the first sequence numbers of the segments in a folder, in order."""
-    return sorted(
-        int(name[:_DIGITS])
-        for name in disk.list(folder)
-        if len(name) == _DIGITS + len(SUFFIX) and name.endswith(SUFFIX) and name[:_DIGITS].isdigit()
-    )
+class SegmentFolder:
+    """The segments of one journal; those that are in use are open."""
+
+    def __init__(self, disk: Disk, path: Path, *, writable: bool) -> None:
+        self.disk = disk
+        self.path = path
+        self._writable = writable
+        self._open: dict[int, Segment] = {}
+
+    def firsts(self) -> list[int]:
+        """Return the first sequence numbers of all segments, in order."""
+        return sorted(
+            int(name[:_DIGITS])
+            for name in self.disk.list(self.path)
+            if len(name) == _DIGITS + len(SUFFIX)
+            and name.endswith(SUFFIX)
+            and name[:_DIGITS].isdigit()
+        )
+
+    def open(self, first_seq: int, *in_use: Position | None) -> Segment:
+        """Return an open segment, and close those that no position in use is in."""
+        segment = self._open.get(first_seq)
+        if segment is None:
+            segment = Segment(self.disk, self.path, first_seq, writable=self._writable)
+            used = {place.segment.first_seq for place in in_use if place is not None}
+            for other in set(self._open) - used:
+                self._open.pop(other).close()
+            self._open[first_seq] = segment
+        return segment
+
+    def open_last(self) -> Segment:
+        """Return the last segment, which must be of the same journal as the one before it."""
+        firsts = self.firsts()
+        last = self.open(firsts[-1])
+        if len(firsts) > 1:
+            before = Segment(self.disk, self.path, firsts[-2], writable=False)
+            before.close()
+            wanted = (before.header.journal_id, before.header.number + 1)
+            if last.header[:2] != wanted:
+                raise last.corrupt(
+                    0,
+                    last.first_seq,
+                    f"segment {wanted[1]} of journal {wanted[0].hex()}",
+                    f"segment {last.header.number} of journal {last.header.journal_id.hex()}",
+                )
+        return last
+
+    def has_after(self, place: Position) -> bool:
+        """Whether there is a segment that begins behind a position in another one."""
+        following = place.seq + 1
+        return following != place.segment.first_seq and self.disk.exists(
+            self.path / segment_name(following)
+        )
+
+    def start_after(self, place: Position, *in_use: Position | None) -> Position:
+        """Return the beginning of the segment that follows the one which ends at a position."""
+        before, first_seq = place.segment.header, place.seq + 1
+        if not self.has_after(place):
+            raise CorruptJournal(
+                str(self.path),
+                segment=segment_name(first_seq),
+                offset=0,
+                sequence=first_seq,
+                expected="a segment that begins there",
+                found="no such file",
+            )
+        segment = self.open(first_seq, place, *in_use)
+        wanted = SegmentHeader(
+            before.journal_id, before.number + 1, first_seq, place.at, place.digest
+        )
+        if segment.header != wanted:
+            raise segment.corrupt(0, first_seq, str(wanted), str(segment.header))
+        return Position.start_of(segment)
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
 
 
 class Segment:
@@ -126,10 +200,7 @@ class Position(msgspec.Struct):
     @classmethod
     def start_of(cls, segment: Segment) -> Position:
         header = segment.header
-        return cls(segment, SEGMENT_HEADER_BYTES, header.first_seq - 1, header.previous)
-
-    def copy(self) -> Position:
-        return msgspec.structs.replace(self)
+        return cls(segment, SEGMENT_HEADER_BYTES, header.first_seq - 1, header.previous, header.at)
 
     def read(self, limit: int, skip_until: int = 0) -> tuple[list[Commit], BadBytes | None]:
         """Return about `limit` events' commits from here on, and what stopped the reading.
@@ -151,7 +222,7 @@ class Position(msgspec.Struct):
                 if len(view) >= min(wanted, available):
                     return commits, error if available else None
                 start = self.offset
-                size = max(wanted, _READ_BYTES)
+                size = min(max(wanted, _READ_BYTES), available)  # nothing larger than the file
                 buffer = memoryview(self.segment.read(size, start))
                 continue
             commit = self._decode(payload)
@@ -193,6 +264,13 @@ class Position(msgspec.Struct):
                 f"{self.seq + 1} is intact but cannot be read ({error}); a newer OmniQ may have "
                 "written it. Next: install that version"
             ) from None
+        if commit.first_seq != self.seq + 1 or not commit.events:
+            raise self.segment.corrupt(
+                self.offset,
+                self.seq + 1,
+                f"a commit that begins with sequence number {self.seq + 1}",
+                f"one of {len(commit.events)} events that begins with {commit.first_seq}",
+            )
         return commit
 
     def _advance(self, commit: Commit, payload: memoryview) -> None:
@@ -213,25 +291,37 @@ class Tear(NamedTuple):
 
 
 def find_end(position: Position) -> Tear | None:
-    """Walk to the last frame that verifies; the position's segment is the journal's last.
+    """Walk to the segment's last frame that verifies.
 
     What lies behind it is a tear if it begins above every durable watermark that can be found,
     those of frames behind it included: un-synced frames may reach the disk with holes between.
     Otherwise raises `CorruptJournal`.
     """
-    problem: BadBytes | None = None
-    while True:
-        commits, problem = position.read(limit=4096)
-        if problem is not None or not commits:
-            break
+    problem = _walk(position)
     if problem is None:
         return None
     segment, offset = position.segment, position.offset
     rest = segment.read(segment.size() - offset, offset)
-    durable = max(position.durable, _highest_watermark(segment.seed, rest))
-    if position.seq + 1 <= durable:
-        raise segment.corrupt(offset, position.seq + 1, problem.expected, problem.found)
+    if position.seq < max(position.durable, _highest_watermark(segment.seed, rest)):
+        # Somebody may have been writing just here when this was read: look again.
+        problem = _walk(position)
+        if position.offset == offset and problem is not None:
+            raise segment.corrupt(offset, position.seq + 1, problem.expected, problem.found)
+        return find_end(position)
     return Tear(offset, len(rest), problem.expected, problem.found)
+
+
+def _walk(position: Position) -> BadBytes | None:
+    """Move behind the last frame that verifies, and return what is wrong with the next one."""
+    segment = position.segment
+    if (size := segment.size()) < position.offset:
+        raise segment.corrupt(
+            size, position.seq, f"a file of at least {position.offset} bytes", f"{size} bytes"
+        )
+    while True:
+        commits, problem = position.read(limit=4096)
+        if not commits:
+            return problem
 
 
 def _highest_watermark(seed: int, data: bytes) -> int:
@@ -246,6 +336,23 @@ def _highest_watermark(seed: int, data: bytes) -> int:
             highest = max(highest, 0)
         found = data.find(FRAME_MAGIC, found + 1)
     return highest
+
+
+def cut_off(end: Position, tear: Tear) -> None:
+    """Remove a torn end, keeping its bytes beside the segment."""
+    segment = end.segment
+    aside = segment.path.with_suffix(f".{tear.offset}.torn")
+    segment.disk.create(aside, segment.read(tear.length, tear.offset))
+    segment.disk.truncate(segment.descriptor, tear.offset)
+    segment.disk.sync(segment.descriptor)
+    _log.warning(
+        "the end of %s was torn: %d bytes behind sequence number %d were moved to %s",
+        segment.path,
+        tear.length,
+        end.seq,
+        aside.name,
+        extra={"action": "torn_end_cut", "bytes": tear.length, "seq": end.seq},
+    )
 
 
 def ends_with_its_frame(position: Position) -> bool:

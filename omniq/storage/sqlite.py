@@ -12,71 +12,33 @@ that SQLite holds in this process. Locks and sockets live in the folder beside i
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from omniq.core.events import Commit, kind_of
-from omniq.errors import (
-    CorruptJournal,
-    JournalConflict,
-    StorageClosed,
-    StorageError,
-    StorageFull,
-    UnsupportedFormat,
-)
+from omniq.errors import JournalConflict, StorageError, StorageFull, UnsupportedFormat
 from omniq.host import open_private, sync_directory
-from omniq.storage.base import GENESIS, Head, events_of
+from omniq.storage.base import GENESIS, Head
 from omniq.storage.disk import system_errors
-from omniq.storage.encoding import chain, decode_commit, encode_event, joined
-from omniq.storage.local import Durability, LocalStorage
+from omniq.storage.local import Durability, LocalStorage, finished
 from omniq.storage.rendezvous import HeadHint, Rendezvous
+from omniq.storage.rows import APPLICATION_ID, FORMAT_VERSION, SCHEMA, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
 
-    from omniq.core.events import Event
+    from omniq.core.events import Commit, Event
 
 __all__ = ("SQLiteStorage",)
 
-APPLICATION_ID = 0x4F6D6E51  # "OmnQ", in the database's header
-FORMAT_VERSION = 1  # in its user_version
 BUSY_SECONDS = 30.0
 CHECKPOINT_BYTES = 4 * 1024 * 1024  # SQLite's own default, 1,000 pages of 4 KiB
 
-_SCHEMA = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE journal (id TEXT NOT NULL, synced INTEGER NOT NULL);
-INSERT INTO journal VALUES (lower(hex(randomblob(16))), 0);
-CREATE TABLE events (
-    seq     INTEGER PRIMARY KEY,
-    at      INTEGER NOT NULL,   -- microseconds since 1970 UTC
-    kind    TEXT NOT NULL,      -- the event's tag, such as task.enqueued
-    task_id TEXT,
-    queue   TEXT,
-    worker  TEXT,
-    actor   TEXT NOT NULL,      -- the process that appended it
-    data    BLOB NOT NULL,      -- the whole event, msgpack
-    digest  BLOB,               -- on the last event of a commit: the hash chain up to here
-    durable INTEGER             -- on the last event of a commit: whether it was synced with it
-);
-CREATE INDEX events_by_task ON events (task_id) WHERE task_id IS NOT NULL;
-CREATE INDEX events_of_expiry ON events (seq) WHERE kind = 'result.expired';
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {FORMAT_VERSION};
-COMMIT;
-"""
-_INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_HEAD = "SELECT seq, at, digest FROM events ORDER BY seq DESC LIMIT 1"
-_READ = "SELECT seq, at, actor, data, digest, durable FROM events WHERE seq > ? ORDER BY seq"
-_READ_TASK = """
-SELECT seq FROM events WHERE task_id = ? UNION SELECT seq FROM events WHERE kind = 'result.expired'
-ORDER BY seq"""
+_log = logging.getLogger(__name__)
 
 
 class SQLiteStorage(LocalStorage):
@@ -93,70 +55,74 @@ class SQLiteStorage(LocalStorage):
         durability: Durability = "fsync",
         read_only: bool = False,
     ) -> None:
-        super().__init__(durability)
-        self.path = Path(path)
-        self.read_only = read_only
+        super().__init__(path, durability=durability, read_only=read_only)
         self._connection: sqlite3.Connection | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._table = Table(self.path)
         self._head = Head()
-        self._cursor = (0, GENESIS)  # the last sequence number that was read, and its digest
-
-    @property
-    def location(self) -> str:
-        return str(self.path)
+        self._cursor: tuple[int, bytes] = (
+            0,
+            GENESIS,
+        )  # the last sequence number that was read, and its digest
 
     @property
     def durable(self) -> int:
         return self._head.seq if self._durability == "os" else self._durable
 
     def sibling(self) -> SQLiteStorage:
-        return SQLiteStorage(self.path, durability=self._durability)
+        return SQLiteStorage(self.path, durability=self._durability, read_only=self.read_only)
 
     # Opening.
 
     async def open(self) -> None:
-        if self._thread is not None:
+        if not self._closed_because:
             return
-        self._failure = ""
-        with system_errors(f"cannot open the journal {self.path}"):
-            if self.read_only:
-                if not self.path.is_file():
-                    raise UnsupportedFormat(f"{self.path} is not a file, so there is no journal")
-            else:
-                self._prepare_files()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="omniq-sqlite")
+        await self.close()  # a handle that has failed holds something
         try:
-            journal_id = await self._run(self._connect)
-            if not self.read_only:
-                folder = self.path.with_name(f"{self.path.name}-omniq")
-                with system_errors(f"cannot open the folder {folder} beside the journal"):
-                    folder.mkdir(mode=0o700, exist_ok=True)
-                    self._rendezvous = Rendezvous(folder, journal_id.encode())
-            self._head = await self._run(_read_head)
+            with system_errors(f"cannot open the journal {self.path}"):
+                self._prepare_files()
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="omniq-sqlite")
+                journal_id = await self._hop(self._connect)
+                if self.read_only:
+                    self._head = await self._hop(self._table.head)
+                else:
+                    await self._meet(journal_id)
         except BaseException:
             await self.close()
             raise
+        self._closed_because = ""
 
     def _prepare_files(self) -> None:
         """Create the database file for its owner alone, and make its name durable."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        try:
-            descriptor = open_private(self.path, flags)
-        except FileExistsError:
+        if self.path.is_dir():
+            raise UnsupportedFormat(
+                f"{self.path} is a directory, and an SQLite journal is a file. It was not touched. "
+                "Next: name a file, or open the directory as a file journal"
+            )
+        with suppress(FileNotFoundError):
+            if self.path.stat().st_size == 1:  # which SQLite takes for an empty file
+                raise _no_database(self.path)
+        if self.read_only:
+            if not self.path.exists():
+                raise UnsupportedFormat(f"{self.path} is not a file, so there is no journal")
             return
-        os.close(descriptor)  # no connection can have known the file yet
-        sync_directory(self.path.parent)
+        with suppress(FileExistsError):
+            # No connection can have known the file yet, so it may be closed.
+            os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+            sync_directory(self.path.parent)
 
     def _connect(self, _: object = None) -> str:
         """Connect, and return the journal's id, after making the schema if the file is empty."""
         mode = "ro" if self.read_only else "rw"
         self._connection = connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}",
+            f"{self.path.as_uri()}?mode={mode}",
             uri=True,
             timeout=BUSY_SECONDS,
             isolation_level=None,
             check_same_thread=False,
         )
+        # Before anything else: somebody else's database is not changed by closing it either.
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cell_size_check = ON")
         self._check_schema(connection)
@@ -165,21 +131,38 @@ class SQLiteStorage(LocalStorage):
             synchronous = "FULL" if self._durability == "fsync" else "NORMAL"
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
-            connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
-        (journal_id,) = connection.execute("SELECT id FROM journal").fetchone()
-        return str(journal_id)
+            # So that the file's size says how much waits for the next checkpoint.
+            connection.execute("PRAGMA journal_size_limit = 0")
+        row = connection.execute("SELECT id FROM journal").fetchone()
+        if row is None:
+            raise self._table.corrupt(0, "the journal's id in the table journal", "no row")
+        return str(row[0])
+
+    async def _meet(self, journal_id: str) -> None:
+        """Meet the other processes, and tell them if one of them died before it could."""
+        folder = self.path.with_name(f"{self.path.name}-omniq")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._rendezvous = rendezvous = Rendezvous(folder, journal_id.encode())
+        await rendezvous.enter()
+        try:
+            self._head = await self._hop(self._table.head)
+            rendezvous.publish(_hint_of(self._head))
+        finally:
+            rendezvous.leave()
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN")  # another process may be creating the schema just now
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        connection.execute("ROLLBACK")
         if application == APPLICATION_ID:
             if version > FORMAT_VERSION:
                 raise UnsupportedFormat(
                     f"{self.path} has format version {version}; this OmniQ reads up to "
                     f"{FORMAT_VERSION}. It was not touched. Next: install the OmniQ that wrote it"
                 )
-        elif application or objects or self.read_only:
+        elif application or version or objects or self.read_only:
             raise UnsupportedFormat(
                 f"{self.path} is a database of something else ({objects} tables and indexes). "
                 "It was not touched. Next: name another path"
@@ -191,7 +174,7 @@ class SQLiteStorage(LocalStorage):
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         try:
-            connection.executescript(_SCHEMA)
+            connection.executescript(SCHEMA)
         except sqlite3.OperationalError:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -200,12 +183,14 @@ class SQLiteStorage(LocalStorage):
                 raise
 
     async def close(self) -> None:
+        self._closed_because = "it was closed"
         self._close_rendezvous()
+        self._head, self._cursor, self._durable = Head(), (0, GENESIS), 0
         if self._thread is not None:
             thread, self._thread = self._thread, None
             if self._connection is not None:
                 connection, self._connection = self._connection, None
-                await asyncio.get_running_loop().run_in_executor(thread, connection.close)
+                await finished(asyncio.get_running_loop().run_in_executor(thread, connection.close))
             thread.shutdown()
 
     # Appending.
@@ -221,17 +206,9 @@ class SQLiteStorage(LocalStorage):
         if not self._inside:
             async with self:
                 return await self.append(events, at=at, actor=actor, expected=expected)
-        commit, digest = await self._run(
+        return await self._run(
             lambda connection: self._insert(connection, events, at, actor, expected)
         )
-        self._head = Head(commit.last_seq, commit.at, digest)
-        if self._cursor[0] == commit.first_seq - 1:
-            self._cursor = (commit.last_seq, digest)
-        if self._durability == "fsync":
-            self._durable = commit.last_seq
-        self._shared().publish(HeadHint(0, 0, 0, commit.last_seq, commit.at, digest))
-        self._rings = True
-        return commit
 
     def _insert(
         self,
@@ -240,19 +217,45 @@ class SQLiteStorage(LocalStorage):
         at: int,
         actor: str,
         expected: int | None,
-    ) -> tuple[Commit, bytes]:
+    ) -> Commit:
+        durable = self._durability == "fsync"
         with _transaction(connection):
-            head = _read_head(connection)
+            head = self._table.head(connection)
             if expected is not None and expected != head.seq:
+                self._head = head  # the hint did not say so: somebody died before publishing it
                 raise JournalConflict(expected, head.seq)
-            commit = Commit(head.seq + 1, max(at, head.at), actor, list(events))
-            encoded = [encode_event(event) for event in events]
-            digest = chain(head.digest, joined(commit.first_seq, commit.at, actor, encoded))
-            rows = _rows(commit, encoded, digest, durable=self._durability == "fsync")
-            connection.executemany(_INSERT, rows)
-        if self._wal_bytes() > CHECKPOINT_BYTES:
+            written = self._table.insert(
+                connection, head, events, at=at, actor=actor, durable=durable
+            )
+        commit = written.commit
+        # All of this is done here, in the thread, so that it is done even if nobody waits any more.
+        self._head = Head(commit.last_seq, commit.at, written.digest)
+        if self._rendezvous is not None:
+            self._rendezvous.publish(_hint_of(self._head))
+        self._rings = True
+        if self._cursor[0] == head.seq:
+            self._cursor = (commit.last_seq, written.digest)
+        if durable:
+            self._durable = commit.last_seq
+        self._checkpoint(connection)
+        return commit
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Move what is committed from the write-ahead log to the database, now and then."""
+        if self._wal_bytes() <= CHECKPOINT_BYTES:
+            return
+        try:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        return commit, digest
+        except sqlite3.OperationalError as error:
+            # The commit stands, in the log, and the log goes on growing.
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
+                self._fail(f"the system reported: {error}")
+            _log.warning(
+                "cannot move commits from the write-ahead log of %s to the database: %s",
+                self.path,
+                error,
+                extra={"action": "checkpoint_failed"},
+            )
 
     def _wal_bytes(self) -> int:
         try:
@@ -265,10 +268,26 @@ class SQLiteStorage(LocalStorage):
     async def sync(self, seq: int) -> None:
         if seq <= self.durable:
             return
-        async with self:
-            known = self._head.seq
-            await self._run(_commit_durably)
-        self._durable = max(self._durable, known)
+        if not self._inside:
+            async with self:
+                await self.sync(seq)
+            return
+        known = await self._run(self._commit_durably)
+        if seq > known:
+            raise StorageError(f"sequence number {seq} is behind the end, {known}")
+
+    def _commit_durably(self, connection: sqlite3.Connection) -> int:
+        """Commit something with a sync, which takes all earlier commits to the disk as well."""
+        (before,) = connection.execute("PRAGMA synchronous").fetchone()
+        connection.execute("PRAGMA synchronous = FULL")
+        try:
+            with _transaction(connection):
+                self._head = self._table.head(connection)
+                connection.execute("UPDATE journal SET synced = synced + 1")
+        finally:
+            connection.execute(f"PRAGMA synchronous = {before}")
+        self._durable = self._head.seq
+        return self._head.seq
 
     # Reading.
 
@@ -278,86 +297,39 @@ class SQLiteStorage(LocalStorage):
         return await self._run(lambda connection: self._select(connection, after, limit))
 
     def _select(self, connection: sqlite3.Connection, after: int, limit: int) -> list[Commit]:
-        digest = self._digest_at(connection, after)
+        seq, digest = self._cursor
+        if seq != after:
+            digest = self._table.digest_at(connection, after)
         commits: list[Commit] = []
-        count, rows = 0, []
-        for row in connection.execute(_READ, (after,)):
-            rows.append(row)
-            if row[4] is None:
-                continue
-            commit, digest = self._assemble(rows, after, digest)
-            commits.append(commit)
-            after, rows = commit.last_seq, []
-            if row[5]:
+        count = 0
+        for verified in self._table.commits(connection, after, digest):
+            commits.append(verified.commit)
+            after, digest = verified.commit.last_seq, verified.digest
+            if verified.durable:
                 self._durable = max(self._durable, after)
-            count += len(commit.events)
+            count += len(verified.commit.events)
             if count >= limit:
                 break
-        if rows:
-            raise self._corrupt(after + 1, "a commit with a digest at its end", "none")
         self._cursor = (after, digest)
         return commits
 
-    def _digest_at(self, connection: sqlite3.Connection, seq: int) -> bytes:
-        if seq == self._cursor[0]:
-            return self._cursor[1]
-        if seq == 0:
-            return GENESIS
-        row = connection.execute("SELECT digest FROM events WHERE seq = ?", (seq,)).fetchone()
-        if row is None or row[0] is None:
-            raise StorageError(f"no commit of {self.path} ends at sequence number {seq}")
-        return bytes(row[0])
-
-    def _assemble(
-        self, rows: list[tuple[int, int, str, bytes, bytes | None, int]], after: int, digest: bytes
-    ) -> tuple[Commit, bytes]:
-        """Return the commit made of these rows and its digest, which must be the stored one."""
-        first_seq, at, actor = rows[0][:3]
-        if first_seq != after + 1 or rows[-1][0] != after + len(rows):
-            raise self._corrupt(
-                after + 1, f"events {after + 1} to {after + len(rows)}", "a gap between them"
-            )
-        payload = joined(first_seq, at, actor, [row[3] for row in rows])
-        computed = chain(digest, payload)
-        if computed != rows[-1][4]:
-            stored = bytes(rows[-1][4] or b"")
-            raise self._corrupt(first_seq, f"digest {computed.hex()[:16]}…", stored.hex()[:16])
-        try:
-            return decode_commit(payload), computed
-        except msgspec.DecodeError as error:
-            raise UnsupportedFormat(
-                f"{self.path}: the commit of sequence number {first_seq} is intact but cannot be "
-                f"read ({error}); a newer OmniQ may have written it. Next: install that version"
-            ) from None
-
     async def read_task(self, task_id: str) -> list[tuple[int, Commit, Event]]:
-        return await self._run(lambda connection: self._select_task(connection, task_id))
-
-    def _select_task(
-        self, connection: sqlite3.Connection, task_id: str
-    ) -> list[tuple[int, Commit, Event]]:
-        found: list[tuple[int, Commit, Event]] = []
-        for (seq,) in connection.execute(_READ_TASK, (task_id,)).fetchall():
-            at, actor, data = connection.execute(
-                "SELECT at, actor, data FROM events WHERE seq = ?", (seq,)
-            ).fetchone()
-            commit = decode_commit(joined(seq, at, actor, [data]))
-            found.extend(events_of(commit, task_id))
-        return found
+        return await self._run(lambda connection: self._table.history(connection, task_id))
 
     async def head(self) -> Head:
-        self._head = await self._run(_read_head)
+        self._head = await self._run(self._table.head)
         return self._head
 
     # The thread.
 
     async def _run[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Run an operation on the connection's thread; a cancelled wait lets it finish."""
         self._check()
-        if self._thread is None:
-            raise StorageClosed(f"the journal {self.path} is not open")
-        running = asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, operation)
-        return await asyncio.shield(running)
+        return await self._hop(operation)
+
+    async def _hop[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Run an operation on the connection's thread, to its end."""
+        loop = asyncio.get_running_loop()
+        return await finished(loop.run_in_executor(self._thread, self._guarded, operation))
 
     def _guarded[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -368,30 +340,25 @@ class SQLiteStorage(LocalStorage):
                     f"cannot append to {self.path}: {error}. The journal is valid and nothing was "
                     "written. Next: make room; appends then work again"
                 ) from error
+            if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # our SQL is right, so
+                raise self._table.corrupt(0, "the tables of a journal", str(error)) from error
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
                 self._fail(f"the system reported: {error}")
             raise StorageError(f"the journal {self.path}: {error}") from error
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
-                raise UnsupportedFormat(
-                    f"{self.path} is no SQLite database. It was not touched. "
-                    "Next: name another path"
-                ) from error
-            raise self._corrupt(0, "a database that SQLite can read", str(error)) from error
+                raise _no_database(self.path) from error
+            raise self._table.corrupt(0, "a database that SQLite can read", str(error)) from error
 
-    def _corrupt(self, seq: int, expected: str, found: str) -> CorruptJournal:
-        return CorruptJournal(
-            str(self.path),
-            segment="table events",
-            offset=seq,
-            sequence=seq,
-            expected=expected,
-            found=found,
-        )
+
+def _no_database(path: Path) -> UnsupportedFormat:
+    return UnsupportedFormat(
+        f"{path} is no SQLite database. It was not touched. Next: name another path"
+    )
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def _transaction(connection: sqlite3.Connection) -> Generator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -402,39 +369,5 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _read_head(connection: sqlite3.Connection) -> Head:
-    row = connection.execute(_HEAD).fetchone()
-    return Head(row[0], row[1], bytes(row[2] or GENESIS)) if row else Head()
-
-
-def _commit_durably(connection: sqlite3.Connection) -> None:
-    """Commit something with a sync, which takes all earlier commits to the disk as well."""
-    (before,) = connection.execute("PRAGMA synchronous").fetchone()
-    connection.execute("PRAGMA synchronous = FULL")
-    try:
-        with _transaction(connection):
-            connection.execute("UPDATE journal SET synced = synced + 1")
-    finally:
-        connection.execute(f"PRAGMA synchronous = {before}")
-
-
-def _rows(
-    commit: Commit, encoded: list[bytes], digest: bytes, *, durable: bool
-) -> Iterator[tuple[object, ...]]:
-    at, actor, last = commit.at, commit.actor, commit.last_seq
-    for seq, (event, data) in enumerate(
-        zip(commit.events, encoded, strict=True), commit.first_seq
-    ):
-        ends = seq == last
-        yield (
-            seq,
-            at,
-            kind_of(event),
-            getattr(event, "task_id", None),
-            getattr(event, "queue", None),
-            getattr(event, "worker", None),
-            actor,
-            data,
-            digest if ends else None,
-            durable if ends else None,
-        )
+def _hint_of(head: Head) -> HeadHint:
+    return HeadHint(0, 0, 0, head.seq, head.at, head.digest)

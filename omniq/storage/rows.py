@@ -1,0 +1,196 @@
+"""The table of an SQLite journal: its schema, and how commits become rows and verified commits.
+
+Everything here works on a connection that it is given, within the caller's transaction. The
+specification is docs/reference/journal-format.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from omniq.core.events import Commit, kind_of
+from omniq.errors import CorruptJournal, StorageError, UnsupportedFormat
+from omniq.storage.base import GENESIS, Head, events_of
+from omniq.storage.encoding import chain, check_size, decode_commit, encode_event, joined
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from omniq.core.events import Event
+
+__all__ = ("APPLICATION_ID", "FORMAT_VERSION", "SCHEMA", "Table", "Verified")
+
+APPLICATION_ID = 0x4F6D6E51  # "OmnQ", in the database's header
+FORMAT_VERSION = 1  # in its user_version
+
+_TABLES = """
+BEGIN IMMEDIATE;
+CREATE TABLE journal (id TEXT NOT NULL, synced INTEGER NOT NULL);
+INSERT INTO journal VALUES (lower(hex(randomblob(16))), 0);
+CREATE TABLE events (
+    seq     INTEGER PRIMARY KEY,
+    at      INTEGER NOT NULL,   -- microseconds since 1970 UTC
+    kind    TEXT NOT NULL,      -- the event's tag, such as task.enqueued
+    task_id TEXT,
+    queue   TEXT,
+    worker  TEXT,
+    actor   TEXT NOT NULL,      -- the process that appended it
+    data    BLOB NOT NULL,      -- the whole event, msgpack
+    digest  BLOB,               -- on the last event of a commit: the hash chain up to here
+    durable INTEGER             -- on the last event of a commit: whether it was synced with it
+);
+CREATE INDEX events_by_task ON events (task_id) WHERE task_id IS NOT NULL;
+CREATE INDEX events_of_expiry ON events (seq) WHERE kind = 'result.expired';
+"""
+SCHEMA = (
+    f"{_TABLES}PRAGMA application_id = {APPLICATION_ID};"
+    f"PRAGMA user_version = {FORMAT_VERSION};COMMIT;"
+)
+_INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_HEAD = "SELECT seq, at, digest FROM events ORDER BY seq DESC LIMIT 1"
+_READ = "SELECT seq, at, actor, data, digest, durable FROM events WHERE seq > ? ORDER BY seq"
+_OF_TASK = """
+SELECT seq FROM events WHERE task_id = ? UNION SELECT seq FROM events
+WHERE kind = 'result.expired' AND instr(data, CAST(? AS BLOB)) ORDER BY seq"""
+_COMMIT_BEFORE = """
+SELECT seq, digest FROM events WHERE seq < ? AND digest IS NOT NULL ORDER BY seq DESC LIMIT 1"""
+
+type _Row = tuple[int, int, str, object, object, object]
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """A commit that was read, with its digest and whether its row says that it was synced."""
+
+    commit: Commit
+    digest: bytes
+    durable: bool
+
+
+class Table:
+    """The table `events` of the database at `path`, whose name is only for messages."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def head(self, connection: sqlite3.Connection) -> Head:
+        row = connection.execute(_HEAD).fetchone()
+        if row is None:
+            return Head()
+        seq, at, digest = row
+        if not isinstance(at, int) or not isinstance(digest, bytes):
+            raise self.corrupt(seq, "the end of a commit", "no digest or no time")
+        return Head(seq, at, digest)
+
+    def insert(
+        self,
+        connection: sqlite3.Connection,
+        head: Head,
+        events: Sequence[Event],
+        *,
+        at: int,
+        actor: str,
+        durable: bool,
+    ) -> Verified:
+        """Write events behind the head, as one commit."""
+        commit = Commit(head.seq + 1, max(at, head.at), actor, list(events))
+        encoded = [encode_event(event) for event in events]
+        payload = joined(commit.first_seq, commit.at, actor, encoded)
+        check_size(len(payload), len(encoded))
+        digest = chain(head.digest, payload)
+        connection.executemany(_INSERT, _rows(commit, encoded, digest, durable=durable))
+        return Verified(commit, digest, durable)
+
+    def commits(
+        self, connection: sqlite3.Connection, after: int, digest: bytes
+    ) -> Iterator[Verified]:
+        """Yield the commits behind sequence number `after`, where the chain's digest is this."""
+        rows: list[_Row] = []
+        for row in connection.execute(_READ, (after,)):
+            rows.append(row)
+            if row[4] is not None:
+                verified = self._assemble(rows, after, digest)
+                after, digest, rows = verified.commit.last_seq, verified.digest, []
+                yield verified
+        if rows:
+            raise self.corrupt(after + 1, "a commit with a digest at its end", "none")
+
+    def digest_at(self, connection: sqlite3.Connection, seq: int) -> bytes:
+        if seq == 0:
+            return GENESIS
+        row = connection.execute("SELECT digest FROM events WHERE seq = ?", (seq,)).fetchone()
+        if row is None or row[0] is None:
+            raise StorageError(f"no commit of {self._path} ends at sequence number {seq}")
+        return _blob(row[0])
+
+    def history(
+        self, connection: sqlite3.Connection, task_id: str
+    ) -> list[tuple[int, Commit, Event]]:
+        """Return a task's events, out of commits that verify."""
+        found: list[tuple[int, Commit, Event]] = []
+        ended = 0
+        for (seq,) in connection.execute(_OF_TASK, (task_id, task_id)).fetchall():
+            if seq > ended:
+                before = connection.execute(_COMMIT_BEFORE, (seq,)).fetchone() or (0, GENESIS)
+                commit = next(self.commits(connection, before[0], _blob(before[1]))).commit
+                ended = commit.last_seq
+                found.extend(events_of(commit, task_id))
+        return found
+
+    def _assemble(self, rows: list[_Row], after: int, digest: bytes) -> Verified:
+        """Return the commit made of these rows and its digest, which must be the stored one."""
+        first_seq, at, actor = rows[0][:3]
+        if first_seq != after + 1 or rows[-1][0] != after + len(rows):
+            raise self.corrupt(
+                after + 1, f"events {after + 1} to {after + len(rows)}", "a gap between them"
+            )
+        stored = _blob(rows[-1][4])
+        payload = joined(first_seq, at, actor, [_blob(row[3]) for row in rows])
+        computed = chain(digest, payload)
+        if computed != stored:
+            raise self.corrupt(first_seq, f"digest {computed.hex()[:16]}…", stored.hex()[:16])
+        try:
+            return Verified(decode_commit(payload), computed, bool(rows[-1][5]))
+        except msgspec.DecodeError as error:
+            raise UnsupportedFormat(
+                f"{self._path}: the commit of sequence number {first_seq} is intact but cannot be "
+                f"read ({error}); a newer OmniQ may have written it. Next: install that version"
+            ) from None
+
+    def corrupt(self, seq: int, expected: str, found: str) -> CorruptJournal:
+        return CorruptJournal(
+            str(self._path),
+            segment="table events",
+            offset=seq,
+            sequence=seq,
+            expected=expected,
+            found=found,
+        )
+
+
+def _blob(value: object) -> bytes:
+    """Return a column's bytes; another type, which SQLite lets anybody store, matches no digest."""
+    return value if isinstance(value, bytes) else b""
+
+
+def _rows(
+    commit: Commit, encoded: list[bytes], digest: bytes, *, durable: bool
+) -> Iterator[tuple[object, ...]]:
+    at, actor, last = commit.at, commit.actor, commit.last_seq
+    for seq, (event, data) in enumerate(zip(commit.events, encoded, strict=True), commit.first_seq):
+        ends = seq == last
+        yield (
+            seq,
+            at,
+            kind_of(event),
+            getattr(event, "task_id", None),
+            getattr(event, "queue", None),
+            getattr(event, "worker", None),
+            actor,
+            data,
+            digest if ends else None,
+            durable if ends else None,
+        )

@@ -1,0 +1,46 @@
+"""Every backend keeps the contract of `BaseStorage`, small segments and all."""
+
+from omniq.storage.file import FileStorage
+from omniq.storage.memory import MemoryStorage
+from omniq.storage.sqlite import SQLiteStorage
+from omniq.testing import StorageConformance
+
+
+class TestFileStorage(StorageConformance):
+    sees_death = True
+
+    def make_storage(self, path):
+        return FileStorage(path / "journal")
+
+
+class TestFileStorageWithTinySegments(StorageConformance):
+    sees_death = True
+
+    def make_storage(self, path):
+        return FileStorage(path / "journal", segment_bytes=1000)
+
+
+class TestFileStorageThatDoesNotSync(StorageConformance):
+    sees_death = True
+
+    def make_storage(self, path):
+        return FileStorage(path / "journal", durability="os")
+
+
+class TestSQLiteStorage(StorageConformance):
+    sees_death = True
+
+    def make_storage(self, path):
+        return SQLiteStorage(path / "journal.db")
+
+
+class TestSQLiteStorageThatDoesNotSync(StorageConformance):
+    sees_death = True
+
+    def make_storage(self, path):
+        return SQLiteStorage(path / "journal.db", durability="os")
+
+
+class TestMemoryStorage(StorageConformance):
+    def make_storage(self, path):
+        return MemoryStorage()
