@@ -1,0 +1,259 @@
+"""Walking over the table of an SQLite journal that may be damaged (see `scanning`)."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from omniq.core.events import kind_of
+from omniq.errors import StorageError, UnsupportedFormat
+from omniq.storage.base import GENESIS
+from omniq.storage.encoding import chain, decode_commit, joined
+from omniq.storage.rows import APPLICATION_ID, FORMAT_VERSION
+from omniq.tools.scanning import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from omniq.core.events import Commit, Event
+    from omniq.tools.scanning import Torn
+
+__all__ = ("SQLiteScan",)
+
+_READ_ROWS = 4096
+_LONGEST_LEAP = 1 << 40
+_LAST = (1 << 63) - 1  # no row of SQLite has a higher number
+_READ = """
+SELECT seq, at, actor, data, digest, kind, task_id, queue, worker FROM events
+WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"""
+_NEXT = "SELECT seq FROM events WHERE seq > ? ORDER BY seq LIMIT 1"
+
+type _Row = tuple[int, int, str, bytes, bytes | None, str, str | None, str | None, str | None]
+
+
+class SQLiteScan:
+    """A walk over the rows of the table `events`, and a check of the database around them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seq = 0
+        self.digest: bytes = GENESIS
+        self.torn: Torn | None = None
+        self._is_chained = True
+
+    def place(self) -> tuple[str, int | None, int | None]:
+        """Return the table; its rows are named by sequence numbers."""
+        return "table events", None, None
+
+    def __iter__(self) -> Iterator[Commit | Problem]:
+        connection, is_immutable = _connect(self.path)
+        try:
+            self._check_format(connection)
+            yield from self._walk(connection)
+            yield from self._check_database(connection)
+        finally:
+            connection.close()
+        if is_immutable and _log_of(self.path).exists():
+            raise StorageError(
+                f"{self.path} was opened by a writer while it was read, so what was said about it "
+                "may be wrong. Next: run the command again"
+            )
+
+    def _check_format(self, connection: sqlite3.Connection) -> None:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION_ID:
+            raise UnsupportedFormat(f"{self.path} is a database of something else")
+        if version > FORMAT_VERSION:
+            raise UnsupportedFormat(
+                f"{self.path} has format version {version}; this OmniQ reads up to "
+                f"{FORMAT_VERSION}. Next: install the OmniQ that wrote it"
+            )
+
+    def _walk(self, connection: sqlite3.Connection) -> Iterator[Commit | Problem]:
+        rows: list[_Row] = []
+        last, end = 0, _end(connection)
+        while True:
+            read: list[_Row] = []
+            reason = ""
+            try:
+                # Keeps what comes before an error; `fetchall` would not.
+                read.extend(connection.execute(_READ, (last, end, _READ_ROWS)))
+            except sqlite3.DatabaseError as error:
+                reason = str(error)
+            for row in read:
+                rows.append(row)
+                last = row[0]
+                if row[4] is not None:
+                    yield from self._check(rows)
+                    rows = []
+            if reason:
+                following = _leap(connection, last)
+                yield self._lost(following, reason)
+                rows = []
+                if following is None:
+                    return
+                last = following - 1
+            elif not read:
+                break
+        if rows:
+            yield self._problem("row", rows, "a digest at the end of the commit", "none")
+
+    def _lost(self, following: int | None, reason: str) -> Problem:
+        """Go on behind rows that cannot be read, and drop the commit that they cut short."""
+        first, until = self.seq + 1, 0 if following is None else following - 1
+        self.seq = max(self.seq, until)
+        self._is_chained = False
+        expected = "rows that SQLite can read"
+        return Problem("database", "table events", None, None, first, until, expected, reason)
+
+    def _check(self, rows: list[_Row]) -> Iterator[Commit | Problem]:
+        """Check the rows of one commit, and put it together."""
+        first, last = rows[0][0], rows[-1][0]
+        if first != self.seq + 1:
+            yield Problem(
+                "gap",
+                "table events",
+                None,
+                None,
+                self.seq + 1,
+                first - 1,
+                f"sequence number {self.seq + 1}",
+                f"sequence number {first}",
+            )
+            self._is_chained = False
+        digest, is_chained = self.digest, self._is_chained
+        self.seq, self.digest, self._is_chained = last, _digest_of(rows[-1]), True
+        if last != first + len(rows) - 1:
+            wanted = f"rows {first} to {first + len(rows) - 1}"
+            yield self._problem("row", rows, wanted, f"{len(rows)} rows from {first} to {last}")
+            return
+        try:
+            payload = joined(first, rows[0][1], rows[0][2], [row[3] for row in rows])
+        except TypeError as error:  # SQLite takes any value in any column
+            yield self._problem("row", rows, "rows with a blob in the column data", str(error))
+            return
+        if is_chained and (computed := chain(digest, payload)) != self.digest:
+            yield self._problem("chain", rows, computed.hex(), self.digest.hex())
+            return
+        try:
+            commit = decode_commit(payload)
+        except msgspec.DecodeError as error:
+            yield self._problem("decode", rows, f"a commit of {len(rows)} events", str(error))
+            return
+        yield from self._check_columns(commit, rows)
+        yield commit
+
+    def _check_columns(self, commit: Commit, rows: list[_Row]) -> Iterator[Problem]:
+        """Compare the columns, which queries use, with the events, which the chain covers."""
+        at, actor = commit.at, commit.actor
+        for event, row in zip(commit.events, rows, strict=True):
+            kind, columns_of = _COLUMNS.get(type(event)) or _remember(event)
+            columns = columns_of(event)
+            if row[6:] != columns or row[5] != kind or row[1] != at or row[2] != actor:
+                says = str((at, actor, kind, *columns))
+                yield self._problem("column", [row], says, str((row[1], row[2], *row[5:])))
+
+    def _check_database(self, connection: sqlite3.Connection) -> Iterator[Problem]:
+        """Let SQLite check its pages and indexes; it knows nothing of events."""
+        try:
+            found = [str(line) for (line,) in connection.execute("PRAGMA integrity_check")]
+        except sqlite3.DatabaseError as error:
+            found = [str(error)]
+        for line in found:
+            if line != "ok":
+                expected = "a database that SQLite finds in order"
+                yield Problem("database", str(self.path.name), None, None, 1, 0, expected, line)
+
+    def _problem(self, kind: str, rows: list[_Row], expected: str, found: str) -> Problem:
+        return Problem(kind, "table events", None, None, rows[0][0], rows[-1][0], expected, found)
+
+
+def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """Connect to a database for reading, and say whether it is taken for one that nobody changes.
+
+    A database without a write-ahead log beside it is one: all that SQLite would do is to make a
+    log. `readonly_shm` keeps SQLite from noting in the shared-memory file what it reads. It needs
+    that file, though: where there is a log and no such file, SQLite has to make one.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        if not _log_of(path).exists():
+            return _connected(f"{uri}&immutable=1"), True
+        try:
+            return _connected(f"{uri}&readonly_shm=1"), False
+        except sqlite3.OperationalError:
+            return _connected(uri), False
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise UnsupportedFormat(f"{path} is no SQLite database") from error
+        raise StorageError(f"cannot read {path}: {error}") from error
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def _connected(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0)
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _end(connection: sqlite3.Connection) -> int:
+    """Return the last sequence number: a writer may be faster than this walk."""
+    try:
+        (end,) = connection.execute("SELECT max(seq) FROM events").fetchone()
+    except sqlite3.DatabaseError:
+        return _LAST
+    return int(end or 0)
+
+
+def _leap(connection: sqlite3.Connection, last: int) -> int | None:
+    """Return the next row that can be read behind one that cannot, looking ever farther."""
+    step = 1
+    while step < _LONGEST_LEAP:
+        try:
+            row = connection.execute(_NEXT, (last + step,)).fetchone()
+        except sqlite3.DatabaseError:
+            step *= 2
+        else:
+            return None if row is None else int(row[0])
+    return None
+
+
+def _digest_of(row: _Row) -> bytes:
+    digest: object = row[4]
+    return digest if isinstance(digest, bytes) else b""
+
+
+# What the columns task_id, queue and worker hold, by which of them an event has a field for.
+_SAYS: dict[tuple[bool, bool, bool], Callable[[Any], tuple[str | None, ...]]] = {
+    (True, True, True): lambda event: (event.task_id, event.queue, event.worker),
+    (True, True, False): lambda event: (event.task_id, event.queue, None),
+    (True, False, True): lambda event: (event.task_id, None, event.worker),
+    (True, False, False): lambda event: (event.task_id, None, None),
+    (False, True, True): lambda event: (None, event.queue, event.worker),
+    (False, True, False): lambda event: (None, event.queue, None),
+    (False, False, True): lambda event: (None, None, event.worker),
+    (False, False, False): lambda _: (None, None, None),
+}
+_COLUMNS: dict[type, tuple[str, Callable[[Any], tuple[str | None, ...]]]] = {}
+
+
+def _remember(event: Event) -> tuple[str, Callable[[Any], tuple[str | None, ...]]]:
+    """Return an event's kind, and how to get its columns, which is the same for all of its kind."""
+    task, queue, worker = (
+        name in event.__struct_fields__ for name in ("task_id", "queue", "worker")
+    )
+    found = _COLUMNS[type(event)] = (kind_of(event), _SAYS[task, queue, worker])
+    return found

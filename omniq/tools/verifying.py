@@ -1,0 +1,92 @@
+"""Verifying a journal: every checksum, the chain, the order, and that each event may follow.
+
+What is behind damage is judged by what can be known: a task that was enqueued before a gap may be
+in any state behind it, so its events are counted as unchecked, not as problems.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omniq.core.projection import Projection
+from omniq.errors import IllegalEvent
+from omniq.tools.printing import iso
+from omniq.tools.scanning import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from omniq.core.events import Commit, Event
+    from omniq.tools.scanning import Scan
+
+__all__ = ("Verification",)
+
+
+class Verification:
+    """One pass over a journal; its counts are complete once `problems` is exhausted."""
+
+    def __init__(self, scan: Scan) -> None:
+        self.scan = scan
+        self.events = 0
+        self.commits = 0
+        self.unchecked = 0
+        self._state = Projection()
+        self._is_whole = True  # whether everything from the beginning up to here was seen
+        self._doubted: set[str] = set()  # tasks that were in an event that could not follow
+
+    def problems(self, on_progress: Callable[[int], None]) -> Iterator[Problem]:
+        """Yield every problem, in the order of the journal."""
+        before = 0
+        for found in self.scan:
+            if isinstance(found, Problem):
+                yield found
+                continue
+            self.commits += 1
+            self.events += len(found.events)
+            if found.at < before:
+                yield self._problem("time", found, f"{iso(before)} or later", f"{iso(found.at)}")
+            before = found.at
+            yield from self._fold(found)
+            on_progress(found.last_seq)
+
+    def _fold(self, commit: Commit) -> Iterator[Problem]:
+        state = self._state
+        if commit.first_seq != state.seq + 1:
+            state = self._state = Projection()
+            state.seq = commit.first_seq - 1
+            self._is_whole = False
+        try:
+            state.apply(commit)
+        except IllegalEvent as error:
+            yield from self._fold_slowly(commit, error)
+
+    def _fold_slowly(self, commit: Commit, error: IllegalEvent | None) -> Iterator[Problem]:
+        """Go on behind an event that cannot follow, one by one; it changed nothing."""
+        state = self._state
+        while True:
+            if error is not None:
+                yield from self._judge(error)
+            if state.seq == commit.last_seq:
+                return
+            event: Event = commit.events[state.seq + 1 - commit.first_seq]
+            try:
+                state.apply_event(event)
+                error = None
+            except IllegalEvent as illegal:
+                error = illegal
+
+    def _judge(self, error: IllegalEvent) -> Iterator[Problem]:
+        is_unknown = error.state == "unknown" and not self._is_whole
+        if is_unknown or error.task_id in self._doubted:
+            self.unchecked += 1
+            return
+        self._doubted.add(error.task_id)
+        seq = self._state.seq
+        place, offset, length = self.scan.place()
+        expected = f"an event that can follow the state {error.state} of task {error.task_id}"
+        yield Problem("transition", place, offset, length, seq, seq, expected, error.kind)
+
+    def _problem(self, kind: str, commit: Commit, expected: str, found: str) -> Problem:
+        place, offset, length = self.scan.place()
+        first, last = commit.first_seq, commit.last_seq
+        return Problem(kind, place, offset, length, first, last, expected, found)

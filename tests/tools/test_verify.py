@@ -1,0 +1,486 @@
+"""`verify` reports every problem, with its place and extent, and goes on behind it."""
+
+import json
+import sqlite3
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+
+from omniq.core import events as ev
+from omniq.core.events import Commit
+from omniq.errors import UnsupportedFormat
+from omniq.storage.base import GENESIS
+from omniq.storage.disk import Disk
+from omniq.storage.encoding import chain, encode_commit
+from omniq.storage.framing import SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, pack_frame
+from omniq.storage.segments import Segment
+from omniq.tools.rows import SQLiteScan
+from omniq.tools.scanning import FileScan, Problem
+from omniq.tools.verifying import Verification
+from tests.tools.journals import CLIENT, LENGTH, NAMES, START, STORY, A, B, C, rewrite
+
+
+def check(scan) -> tuple[list[Problem], Verification]:
+    verification = Verification(scan)
+    return list(verification.problems(lambda _: None)), verification
+
+
+def segments(folder):
+    return sorted(folder.glob("*.seg"))
+
+
+def kinds(problems: Iterable[Problem]) -> list[str]:
+    return [problem.kind for problem in problems]
+
+
+# Both backends.
+
+
+def test_whole_journal_has_no_problems(journal, run):
+    result = run("verify", journal)
+    assert result.status == 0
+    assert f"{journal}: no problems; {LENGTH} events in 8 commits" in result.out
+
+
+def test_head_of_a_verified_journal_is_that_of_its_storage(journal, run, tmp_path, backend):
+    head = rewrite(tmp_path / f"other-{NAMES[backend]}", STORY)
+    report = json.loads(run("verify", journal, "--json").out)
+    assert report["head"] == {"seq": head.seq, "digest": head.digest.hex()}
+
+
+def test_each_event_that_cannot_follow_is_a_problem_once_a_task(tmp_path, backend, run):
+    path = tmp_path / NAMES[backend]
+    rewrite(path, [
+        *STORY,
+        (9, CLIENT, [
+            ev.TaskStarted(C, 1, "w1"),
+            ev.TaskStarted(C, 1, "w1"),  # the first problem
+            ev.TaskStarted(C, 1, "w1"),
+            ev.TaskSucceeded("unknown", 1, "w1", b"\xc0"),  # the second one
+            ev.TaskSucceeded(C, 1, "w1", b"\xc0"),
+        ]),
+        (10, CLIENT, [ev.ResultExpired((B, C)), ev.ResultExpired((C,))]),
+    ])  # fmt: skip
+    result = run("verify", path, "--json")
+    report = json.loads(result.out)
+    assert result.status == 1
+    found = [(p["kind"], p["first_seq"], p["last_seq"], p["found"]) for p in report["problems"]]
+    assert found == [
+        ("transition", LENGTH + 2, LENGTH + 2, "task.started"),
+        ("transition", LENGTH + 4, LENGTH + 4, "task.succeeded"),
+    ]
+    assert report["unchecked_events"] == 2
+    assert report["events"] == LENGTH + 7
+    assert "2 problems" in run("verify", path).out
+
+
+def test_damaged_journal_sends_the_other_commands_here(journal, backend, run):
+    damage_middle(journal, backend)
+    for command in ("summary", "state"):
+        result = run(command, journal)
+        assert (result.status, result.out) == (1, "")
+        assert f"omniq.tools.replay verify {journal}" in result.err
+    result = run("verify", journal)
+    assert result.status == 1
+    assert "1 problem;" in result.out
+
+
+def damage_middle(path, backend):
+    """Change one byte of the payload of the fourth commit."""
+    if backend == "sqlite":
+        connection = sqlite3.connect(path, isolation_level=None)
+        ((data,),) = connection.execute("SELECT data FROM events WHERE seq = 6")
+        data = data.replace(b"half", b"hald")
+        connection.execute("UPDATE events SET data = ? WHERE seq = 6", (data,))
+        connection.close()
+        return
+    (segment,) = segments(path)
+    segment.write_bytes(segment.read_bytes().replace(b"half", b"hald"))
+
+
+# A scan that is made up.
+
+
+class Listed:
+    """A scan over commits and problems that a test lists."""
+
+    def __init__(self, *found):
+        self.found = found
+        self.seq, self.digest, self.torn = 0, GENESIS, None
+
+    def __iter__(self):
+        return iter(self.found)
+
+    def place(self):
+        return "list", 3, 4
+
+
+def commit(first_seq, at, *events):
+    return Commit(first_seq, at, CLIENT, list(events))
+
+
+def enqueued(task_id):
+    return ev.TaskEnqueued(task_id, "f", "q", b"\x92\x90\x80")
+
+
+def test_time_that_decreases_is_a_problem():
+    problems, verification = check(
+        Listed(commit(1, 5, enqueued(A)), commit(2, 4, enqueued(B)), commit(3, 4, enqueued(C)))
+    )
+    assert [(p.kind, p.place, p.offset, p.bytes, p.first_seq) for p in problems] == [
+        ("time", "list", 3, 4, 2)
+    ]
+    assert verification.events == 3
+
+
+def test_what_damage_leaves_unknown_is_counted_and_not_accused():
+    lost = Problem("frame", "list", 0, 9, 2, 5, "x", "y")
+    problems, verification = check(
+        Listed(
+            commit(1, 1, enqueued(A)),
+            lost,
+            commit(6, 2, ev.TaskSucceeded(A, 1, "w", b"\xc0"), ev.TaskStarted(B, 1, "w")),
+            commit(8, 3, enqueued(C)),
+            commit(9, 4, ev.TaskSucceeded(C, 1, "w", b"\xc0")),
+        )
+    )
+    assert problems[0] == lost
+    assert [(p.kind, p.first_seq) for p in problems[1:]] == [("transition", 9)]
+    assert verification.unchecked == 2
+
+
+# A file journal.
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "journal"
+    rewrite(path, STORY)
+    return path
+
+
+def frames(folder):
+    """Return offset, length, first and last sequence number of each frame of the only segment."""
+    places = []
+    scan = FileScan(folder)
+    for found in scan:
+        _, offset, length = scan.place()
+        places.append((offset, length, found.first_seq, found.last_seq))
+    return places
+
+
+def test_every_flipped_byte_is_found_where_it_is(folder):
+    (segment,) = segments(folder)
+    whole = segment.read_bytes()
+    places = frames(folder)
+    for flipped in range(len(whole)):
+        data = bytearray(whole)
+        data[flipped] ^= 0x10
+        segment.write_bytes(data)
+        if flipped < len(SEGMENT_MAGIC):
+            with pytest.raises(UnsupportedFormat, match="does not begin like a segment"):
+                check(FileScan(folder))
+            continue
+        if flipped < SEGMENT_HEADER_BYTES:
+            assert kinds(check(FileScan(folder))[0]) == ["segment"], flipped
+            continue
+        problems, verification = check(FileScan(folder))
+        offset, length, first, last = next(p for p in places if p[0] <= flipped < p[0] + p[1])
+        if (offset, length) == places[-1][:2]:  # nothing says that the last frame was durable
+            assert problems == []
+            torn = verification.scan.torn
+            assert (torn.offset, torn.bytes) == (offset, length)
+        else:
+            (problem,) = problems
+            extent = (problem.offset, problem.bytes, problem.first_seq, problem.last_seq)
+            assert (problem.kind, *extent) == ("frame", offset, length, first, last), flipped
+        assert verification.events == LENGTH - (last - first + 1)
+
+
+def test_journal_cut_anywhere_is_torn_or_damaged_and_never_whole(folder):
+    (segment,) = segments(folder)
+    whole = segment.read_bytes()
+    places = frames(folder)
+    ends = {SEGMENT_HEADER_BYTES, *(offset + length for offset, length, _, _ in places)}
+    for size in range(SEGMENT_HEADER_BYTES, len(whole)):
+        segment.write_bytes(whole[:size])
+        problems, verification = check(FileScan(folder))
+        assert problems == []
+        torn = verification.scan.torn
+        end = max(end for end in ends if end <= size)
+        assert (None if torn is None else (torn.offset, torn.bytes)) == (
+            None if size == end else (end, size - end)
+        )
+
+
+def test_torn_end_is_a_note_and_no_problem(folder, run):
+    (segment,) = segments(folder)
+    with segment.open("ab") as file:
+        file.write(b"half a frame")
+    report = json.loads(run("verify", folder, "--json").out)
+    offset = segment.stat().st_size - 12
+    assert report["torn"] == {"place": segment.name, "offset": offset, "bytes": 12}
+    result = run("verify", folder)
+    assert result.status == 0
+    assert "note: 12 bytes behind the end" in result.out
+    assert json.loads(run("summary", folder, "--json").out)["torn_bytes"] == 12
+    assert "torn end  12 bytes" in run("summary", folder).out
+
+
+def test_several_problems_are_all_reported(folder):
+    (segment,) = segments(folder)
+    data = bytearray(segment.read_bytes())
+    places = frames(folder)
+    data[places[1][0]] ^= 1  # a header
+    data[places[2][0] + places[2][1] - 1] ^= 1  # the end of a payload
+    data[places[5][0] + 30] ^= 1  # a header
+    segment.write_bytes(data)
+    problems, verification = check(FileScan(folder))
+    assert [(p.offset, p.bytes, p.first_seq, p.last_seq) for p in problems] == [
+        places[1],
+        places[2],
+        places[5],
+    ]
+    assert verification.commits == 5
+
+
+@pytest.fixture
+def many_segments(tmp_path):
+    """A journal of one commit a segment."""
+    path = tmp_path / "journal"
+    rewrite(path, STORY, segment_bytes=1)
+    assert len(segments(path)) == len(STORY)
+    return path
+
+
+def test_journal_of_many_segments_has_no_problems(many_segments):
+    assert check(FileScan(many_segments))[0] == []
+
+
+def test_missing_segment_is_a_gap(many_segments):
+    segments(many_segments)[2].unlink()
+    problems, verification = check(FileScan(many_segments))
+    assert [(p.kind, p.first_seq, p.last_seq) for p in problems] == [("gap", 4, 5)]
+    assert verification.events == LENGTH - 2
+
+
+def test_missing_first_segment_is_a_gap(many_segments):
+    segments(many_segments)[0].unlink()
+    assert [(p.kind, p.first_seq, p.last_seq) for p in check(FileScan(many_segments))[0]] == [
+        ("gap", 1, 2)
+    ]
+
+
+def test_segment_that_is_zero_is_lost_as_a_whole(many_segments):
+    segment = segments(many_segments)[2]
+    size = segment.stat().st_size
+    segment.write_bytes(bytes(size))
+    (problem,) = check(FileScan(many_segments))[0]
+    assert (problem.kind, problem.place, problem.bytes) == ("segment", segment.name, size)
+    assert (problem.first_seq, problem.last_seq) == (4, 5)
+
+
+def test_segment_of_another_journal_is_a_problem(many_segments, tmp_path):
+    other = tmp_path / "other"
+    rewrite(other, STORY, segment_bytes=1)
+    (segments(many_segments)[2]).write_bytes(segments(other)[2].read_bytes())
+    problems, _ = check(FileScan(many_segments))
+    assert kinds(problems) == ["segment", "segment"]
+    assert "journal" in problems[0].expected
+
+
+def test_copy_of_one_segment_over_another_is_a_problem(many_segments):
+    first, second = segments(many_segments)[2:4]
+    second.write_bytes(first.read_bytes())
+    (problem,) = check(FileScan(many_segments))[0]
+    assert (problem.kind, problem.first_seq, problem.last_seq) == ("segment", 6, 7)
+
+
+def test_end_of_a_sealed_segment_is_never_torn(many_segments):
+    segment = segments(many_segments)[2]
+    size = segment.stat().st_size
+    segment.write_bytes(segment.read_bytes()[:-1])
+    (problem,) = check(FileScan(many_segments))[0]
+    assert (problem.kind, problem.offset) == ("frame", SEGMENT_HEADER_BYTES)
+    assert problem.bytes == size - 1 - SEGMENT_HEADER_BYTES
+    assert (problem.first_seq, problem.last_seq) == (4, 5)
+
+
+def test_bytes_that_the_disk_cannot_read_are_a_problem(many_segments):
+    broken = segments(many_segments)[2].name
+
+    class Broken(Disk):
+        def __init__(self):
+            self.names = {}
+
+        def open(self, path, flags):
+            descriptor = super().open(path, flags)
+            self.names[descriptor] = path.name
+            return descriptor
+
+        def read(self, descriptor, length, offset):
+            if self.names[descriptor] == broken and offset:
+                raise OSError(5, "Input/output error")
+            return super().read(descriptor, length, offset)
+
+    (problem,) = check(FileScan(many_segments, disk=Broken()))[0]
+    assert (problem.kind, problem.place, problem.first_seq, problem.last_seq) == (
+        "read",
+        broken,
+        4,
+        5,
+    )
+
+
+def forge(folder, payload, *, events, first_seq=LENGTH + 1, previous=None):
+    """Append a frame with good checksums, as a newer or an evil writer would."""
+    scan = FileScan(folder)
+    assert not [found for found in scan if isinstance(found, Problem)]
+    (path,) = segments(folder)
+    segment = Segment(Disk(), folder, 1, writable=False)
+    previous = scan.digest if previous is None else previous
+    frame = pack_frame(
+        segment.seed,
+        payload,
+        count=events,
+        first_seq=first_seq,
+        durable=LENGTH,
+        previous=previous,
+    )
+    segment.close()
+    with path.open("ab") as file:
+        file.write(frame)
+    return chain(previous, payload)
+
+
+def test_intact_commit_that_cannot_be_decoded_is_a_problem(folder, run):
+    payload = msgspec.msgpack.encode([LENGTH + 1, START, CLIENT, [["task.exploded", A]]])
+    digest = forge(folder, payload, events=1)
+    result = run("verify", folder, "--json")
+    report = json.loads(result.out)
+    assert result.status == 1
+    assert [(p["kind"], p["first_seq"], p["last_seq"]) for p in report["problems"]] == [
+        ("decode", LENGTH + 1, LENGTH + 1)
+    ]
+    assert report["head"] == {"seq": LENGTH + 1, "digest": digest.hex()}
+
+
+def test_frame_that_says_something_else_than_its_commit_is_a_problem(folder):
+    payload = encode_commit(commit(LENGTH + 1, START * 2, enqueued("x"), enqueued("y")))
+    forge(folder, payload, events=1)
+    assert kinds(check(FileScan(folder))[0]) == ["decode"]
+
+
+def test_frame_that_is_not_chained_is_a_problem(folder):
+    payload = encode_commit(commit(LENGTH + 1, START * 2, enqueued("x")))
+    forge(folder, payload, events=1, previous=bytes(32))
+    (problem,) = check(FileScan(folder))[0]
+    assert (problem.kind, problem.found, problem.last_seq) == ("chain", "00" * 32, LENGTH + 1)
+
+
+@pytest.mark.parametrize(
+    ("first_seq", "kind", "extent"),
+    [(LENGTH + 3, "gap", (LENGTH + 1, LENGTH + 2)), (LENGTH, "repetition", (LENGTH, LENGTH))],
+)
+def test_numbers_that_jump_are_a_problem(folder, first_seq, kind, extent):
+    payload = encode_commit(commit(first_seq, START * 2, enqueued("x")))
+    forge(folder, payload, events=1, first_seq=first_seq)
+    (problem,) = check(FileScan(folder))[0]
+    assert (problem.kind, (problem.first_seq, problem.last_seq)) == (kind, extent)
+
+
+# An SQLite journal.
+
+
+@pytest.fixture
+def database(tmp_path):
+    path = tmp_path / "journal.db"
+    rewrite(path, STORY)
+    return path
+
+
+def change(path, *statements):
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind", "extent"),
+    [
+        ("UPDATE events SET data = CAST(data || 'x' AS BLOB) WHERE seq = 4", "chain", (4, 5)),
+        ("UPDATE events SET data = zeroblob(9) WHERE seq = 6", "chain", (6, 7)),
+        ("UPDATE events SET data = 'text' WHERE seq = 6", "row", (6, 7)),
+        ("UPDATE events SET data = 7 WHERE seq = 6", "row", (6, 7)),
+        ("UPDATE events SET at = at + 1 WHERE seq = 4", "chain", (4, 5)),
+        ("UPDATE events SET actor = 'someone' WHERE seq = 4", "chain", (4, 5)),
+        ("UPDATE events SET digest = zeroblob(32) WHERE seq = 14", "chain", (12, 14)),
+        ("UPDATE events SET digest = NULL WHERE seq = 14", "row", (12, 14)),
+        ("UPDATE events SET digest = 'text' WHERE seq = 14", "chain", (12, 14)),
+        ("UPDATE events SET at = at + 1 WHERE seq = 5", "column", (5, 5)),
+        ("UPDATE events SET kind = 'task.failed' WHERE seq = 5", "column", (5, 5)),
+        ("UPDATE events SET task_id = NULL WHERE seq = 5", "column", (5, 5)),
+        ("UPDATE events SET queue = 'x' WHERE seq = 5", "column", (5, 5)),
+        ("UPDATE events SET worker = 'x' WHERE seq = 3", "column", (3, 3)),
+        ("DELETE FROM events WHERE seq = 11", "gap", (11, 11)),
+        ("DELETE FROM events WHERE seq <= 2", "gap", (1, 2)),
+        ("DELETE FROM events WHERE seq = 4", "gap", (4, 4)),
+        ("DELETE FROM events WHERE seq = 13", "row", (12, 14)),
+        ("DELETE FROM events WHERE seq = 14", "row", (12, 13)),
+    ],
+)
+def test_changed_row_is_found_where_it_is(database, statement, kind, extent):
+    change(database, statement)
+    problem, *_ = check(SQLiteScan(database))[0]
+    assert (problem.kind, (problem.first_seq, problem.last_seq)) == (kind, extent)
+    assert (problem.place, problem.offset, problem.bytes) == ("table events", None, None)
+
+
+def test_digest_that_was_made_to_fit_a_changed_row_is_found_at_the_next_commit(database):
+    scan = SQLiteScan(database)
+    before = [scan.digest for _ in scan][1]  # behind the second commit
+    forged = encode_commit(
+        Commit(4, START + 2_000_000, "w1@host:11", [ev.TaskStarted(A, 1, "w1"), enqueued("x")])
+    )
+    digest = chain(before, forged).hex()
+    event = msgspec.msgpack.encode(enqueued("x")).hex()
+    change(
+        database,
+        f"UPDATE events SET data = x'{event}', digest = x'{digest}', task_id = 'x', "
+        "kind = 'task.enqueued', queue = 'q', worker = NULL WHERE seq = 5",
+    )
+    problem, *_ = check(SQLiteScan(database))[0]
+    assert (problem.kind, problem.first_seq, problem.last_seq) == ("chain", 6, 7)
+
+
+def test_event_that_cannot_be_decoded_is_a_problem_in_a_database(database):
+    scan = SQLiteScan(database)
+    assert len(list(scan)) == len(STORY)
+    event = msgspec.msgpack.encode(["task.exploded", A])
+    payload = msgspec.msgpack.encode([LENGTH + 1, START, CLIENT, [msgspec.Raw(event)]])
+    change(
+        database,
+        f"INSERT INTO events VALUES ({LENGTH + 1}, {START}, 'task.exploded', '{A}', NULL, NULL, "
+        f"'{CLIENT}', x'{event.hex()}', x'{chain(scan.digest, payload).hex()}', 1)",
+    )
+    assert kinds(check(SQLiteScan(database))[0]) == ["decode"]
+
+
+def test_pages_that_are_garbage_are_a_problem_and_the_rest_is_still_checked(tmp_path):
+    path = tmp_path / "journal.db"
+    ids = [f"task-{number}" for number in range(1000)]
+    rewrite(path, [(0, CLIENT, [enqueued(i)]) for i in ids])
+    change(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    connection = sqlite3.connect(path)
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    whole = path.read_bytes()
+    page = whole.rindex(b"task-500") // size  # the index, with its copy of the ids, comes before
+    path.write_bytes(whole[: page * size] + b"\xff" * size + whole[(page + 1) * size :])
+    problems, verification = check(SQLiteScan(path))
+    assert kinds(problems)[0] == "database"
+    first, last = problems[0].first_seq, problems[0].last_seq
+    assert first <= 501 <= last
+    assert verification.events == 1000 - (last - first + 1)
