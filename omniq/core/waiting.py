@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from omniq.core.transitions import TaskStatus
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ("WaitingTasks",)
 
+_SLACK = 1024  # stale entries that are tolerated, beyond two for each task
 _PENDING, _RETRYING = TaskStatus.PENDING, TaskStatus.RETRYING
 
 
@@ -63,10 +64,18 @@ class WaitingTasks:
     def add(self, task: TaskRecord, now: int, *, first: bool = False) -> None:
         """Take in a task that waits; `first` puts it before its equals."""
         if task.due_at > now:
+            if len(self._later) > 2 * len(self._tasks) + _SLACK:
+                self._later = [entry for entry in self._later if self._is_later(entry)]
+                heapify(self._later)
             self._order += 1
             heappush(self._later, (task.due_at, self._order, task.id))
         else:
-            self._lane_owner(task.spec.queue).add(task.spec.priority, task.id, first=first)
+            queue = self._lane_owner(task.spec.queue)
+            queue.add(task.spec.priority, task.id, first=first)
+            lane = queue.lanes[task.spec.priority]
+            if len(lane) > 2 * len(self._tasks) + _SLACK:
+                ready = [entry for entry in dict.fromkeys(lane) if self._is_ready(entry)]
+                queue.lanes[task.spec.priority] = deque(ready)
 
     def discard(self, task: TaskRecord) -> None:
         """Forget a task that no longer waits, and the stale entries before it."""
@@ -95,21 +104,21 @@ class WaitingTasks:
         Named queues are served in their order; without names all queues are, in turn.
         """
         self._promote(now)
-        taken: list[TaskRecord] = []
+        taken: dict[str, TaskRecord] = {}  # by id: one that is in line twice is taken once
         if queues:
             for name in queues:
                 if name not in paused:
-                    taken.extend(self._drain(name, limit - len(taken), may_run))
-            return taken
+                    self._drain(name, limit, may_run, taken)
+            return list(taken.values())
         active = [name for name in self._queues if name not in paused]
         while active and len(taken) < limit:
             share = max(1, (limit - len(taken)) // len(active))
             for name in tuple(active):
-                got = self._drain(name, min(share, limit - len(taken)), may_run)
-                taken.extend(got)
-                if len(got) < share:
+                wanted = min(limit, len(taken) + share)
+                self._drain(name, wanted, may_run, taken)
+                if len(taken) < wanted:
                     active.remove(name)
-        return taken
+        return list(taken.values())
 
     def recall(self, names: Iterable[str]) -> None:
         """Put what was set aside back in line, for functions that can be run by now."""
@@ -135,10 +144,8 @@ class WaitingTasks:
     def next_due(self) -> int | None:
         """Return the earliest time at which a task that is not ready yet becomes so."""
         while self._later:
-            due_at, _, task_id = self._later[0]
-            task = self._tasks.get(task_id)
-            if task is not None and task.is_waiting and task.due_at == due_at:
-                return due_at
+            if self._is_later(self._later[0]):
+                return self._later[0][0]
             heappop(self._later)
         return None
 
@@ -147,6 +154,11 @@ class WaitingTasks:
         if queue is None:
             queue = self._queues[name] = _Queue()
         return queue
+
+    def _is_later(self, entry: tuple[int, int, str]) -> bool:
+        due_at, _, task_id = entry
+        task = self._tasks.get(task_id)
+        return task is not None and task.is_waiting and task.due_at == due_at
 
     def _is_ready(self, task_id: str) -> bool:
         task = self._tasks.get(task_id)
@@ -158,21 +170,24 @@ class WaitingTasks:
             self._lane_owner(task.spec.queue).add(task.spec.priority, task.id)
 
     def _drain(
-        self, name: str, limit: int, may_run: Callable[[TaskRecord], bool]
-    ) -> list[TaskRecord]:
+        self,
+        name: str,
+        wanted: int,
+        may_run: Callable[[TaskRecord], bool],
+        taken: dict[str, TaskRecord],
+    ) -> None:
+        """Take ready tasks of a queue until `wanted` are taken."""
         queue = self._queues.get(name)
-        taken: list[TaskRecord] = []
-        while queue is not None and queue.priorities and len(taken) < limit:
+        while queue is not None and queue.priorities and len(taken) < wanted:
             priority = queue.priorities[-1]
             lane = queue.lanes[priority]
-            while lane and len(taken) < limit:
+            while lane and len(taken) < wanted:
                 task = self._tasks.get(lane.popleft())
                 if task is None or not task.is_waiting:
                     continue
                 if may_run(task):
-                    taken.append(task)
+                    taken[task.id] = task
                 else:
                     self._aside.setdefault(task.spec.name, {})[task.id] = None
             if not lane:
                 queue.drop_lane(priority)
-        return taken
