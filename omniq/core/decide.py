@@ -9,7 +9,6 @@ lost, perhaps while it was only stopped), the outcome becomes `task.late` and ca
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from omniq.core import commands as cmd
@@ -62,7 +61,7 @@ def _succeed(state: Projection, command: cmd.Succeed, now: int) -> list[ev.Event
     )
     if not task.spec.interval_us:
         return [succeeded]
-    return [succeeded, *_next_run(task, now)]
+    return [succeeded, *_next_run(state, task, now)]
 
 
 def _fail(state: Projection, command: cmd.Fail, now: int) -> list[ev.Event]:
@@ -72,7 +71,7 @@ def _fail(state: Projection, command: cmd.Fail, now: int) -> list[ev.Event]:
     rule = task.spec.retry
     again = command.error.retryable and is_retryable(rule, command.class_names)
     delay = backoff_us(rule, task.attempt, command.drawn)
-    return _ended_badly(task, command.error, now, again=again, retry_at=now + delay)
+    return _ended_badly(state, task, command.error, now, again=again, retry_at=now + delay)
 
 
 def _release(state: Projection, command: cmd.Release, now: int) -> list[ev.Event]:
@@ -107,12 +106,15 @@ def _report_progress(state: Projection, command: cmd.ReportProgress, _now: int) 
 
 
 def _cancel(state: Projection, command: cmd.CancelTask, _now: int) -> list[ev.Event]:
-    task = state.live_run(_known(state, command.task_id))
-    if task.is_finished or task.run.cancel_requested:
-        return []
-    if task.is_waiting:
-        return [ev.TaskCancelled(task.id, command.reason)]
-    return [ev.TaskCancelRequested(task.id, command.reason)]
+    task = _known(state, command.task_id)
+    leader = state.live_run(task)  # another task, if this is an old run of an interval
+    events: list[ev.Event] = []
+    for run in (task,) if leader is task else (task, leader):
+        if run.is_waiting:
+            events.append(ev.TaskCancelled(run.id, command.reason))
+        elif not run.is_finished and not run.run.cancel_requested:
+            events.append(ev.TaskCancelRequested(run.id, command.reason))
+    return events
 
 
 def _requeue(state: Projection, command: cmd.RequeueTask, _now: int) -> list[ev.Event]:
@@ -148,12 +150,12 @@ def _declare_lost(state: Projection, command: cmd.DeclareLost, now: int) -> list
     events: list[ev.Event] = [ev.WorkerLost(command.worker, command.reason)]
     for task_id in state.running.get(command.worker, ()):
         task = state.tasks[task_id]
-        events.extend(_ended_badly(task, error, now, again=True, retry_at=now))
+        events.extend(_ended_badly(state, task, error, now, again=True, retry_at=now))
     return events
 
 
 def _expire_results(state: Projection, command: cmd.ExpireResults, now: int) -> list[ev.Event]:
-    ids = tuple(islice(state.expired(now), command.limit))
+    ids = state.expired(now, command.limit)
     return [ev.ResultExpired(ids)] if ids else []
 
 
@@ -184,7 +186,13 @@ def _cancelled(task: TaskRecord, reason: str) -> ev.TaskCancelled:
 
 
 def _ended_badly(
-    task: TaskRecord, error: ev.ErrorRecord, now: int, *, again: bool, retry_at: int
+    state: Projection,
+    task: TaskRecord,
+    error: ev.ErrorRecord,
+    now: int,
+    *,
+    again: bool,
+    retry_at: int,
 ) -> list[ev.Event]:
     """Return what follows a failed attempt: a wish to cancel, a retry, or the end."""
     worker = task.run.worker
@@ -192,16 +200,19 @@ def _ended_badly(
         return [_cancelled(task, error.message)]
     if again and task.attempt <= task.spec.retry.max_retries:
         return [ev.TaskRetried(task.id, task.attempt, worker, error, retry_at)]
-    return [ev.TaskFailed(task.id, task.attempt, worker, error), *_next_run(task, now)]
+    return [ev.TaskFailed(task.id, task.attempt, worker, error), *_next_run(state, task, now)]
 
 
-def _next_run(task: TaskRecord, now: int) -> list[ev.Event]:
+def _next_run(state: Projection, task: TaskRecord, now: int) -> list[ev.Event]:
     """Return the next run of an interval, which is counted from start to start.
 
-    Runs never overlap: one that took longer than the interval is followed at once.
+    Runs never overlap: one that took longer than the interval is followed at once. Only the run
+    that leads the series has a next one, not an old run that was requeued beside it.
     """
     spec = task.spec
     if not spec.interval_us or task.run.cancel_requested:
+        return []
+    if state.series.get(spec.series_id) != task.id:
         return []
     return [
         ev.TaskEnqueued(

@@ -19,7 +19,7 @@ def uuid7(at_us: int, entropy: bytes) -> str:
     time = f"{milliseconds:012x}"
     fraction = microseconds * 4096 // 1000
     tail = entropy[:8].hex()
-    variant = "89ab"[entropy[0] & 3]
+    variant = "89ab"[entropy[0] >> 6]
     return f"{time[:8]}-{time[8:]}-7{fraction:03x}-{variant}{tail[1:4]}-{tail[4:]}"
 
 

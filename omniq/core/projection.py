@@ -9,7 +9,7 @@ events before they are written and take them back if they could not be.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, TypeIs, assert_never
+from typing import TypeIs, assert_never
 
 import msgspec
 
@@ -19,9 +19,6 @@ from omniq.core.task import TaskRecord, TaskSpec, WorkerRecord
 from omniq.core.transitions import TRANSITIONS, TaskStatus
 from omniq.core.waiting import WaitingTasks
 from omniq.errors import IllegalEvent
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ("Projection", "State")
 
@@ -74,6 +71,7 @@ class _Undo(msgspec.Struct):
     workers: dict[str, WorkerRecord]
     heard: dict[str, int]
     paused: set[str]
+    series: dict[str, str | None]  # who led those that changed
 
 
 class Projection:
@@ -86,7 +84,7 @@ class Projection:
         self.workers: dict[str, WorkerRecord] = {}
         self.heard: dict[str, int] = {}  # worker -> sequence number of its latest sign of life
         self.running: dict[str, dict[str, None]] = {}  # worker -> ids of the tasks it holds
-        self.series: dict[str, str] = {}  # series id -> id of its run that is not finished
+        self.series: dict[str, str] = {}  # series id -> id of the unfinished run that leads it
         self.paused: set[str] = set()
         self.counts: dict[str, dict[TaskStatus, int]] = {}  # queue -> status -> number
         self.names: dict[str, int] = {}  # task name -> number of tasks that are not finished
@@ -125,23 +123,27 @@ class Projection:
         """Begin to try events that would be committed at time `at`."""
         assert self._undo is None, "a trial is already under way"
         self._undo = _Undo(
-            self.seq, self.at, [], dict(self.workers), dict(self.heard), set(self.paused)
+            self.seq, self.at, [], dict(self.workers), dict(self.heard), set(self.paused), {}
         )
+        self.waiting.begin()
         self.at = at
 
     def keep(self) -> None:
         """End the trial: its events were written."""
         self._undo = None
+        self.waiting.keep()
 
     def rollback(self) -> None:
         """End the trial: its events were not written, and never happened."""
         undo = self._undo
         assert undo is not None, "no trial is under way"
         self._undo = None
-        self.at = undo.at
+        self.seq, self.at = undo.seq, undo.at
         for old, new in reversed(undo.tasks):
-            self._replace(new, old, first=True)
-        self.seq = undo.seq
+            self._replace(new, old, restoring=True)
+        for series_id, run in undo.series.items():
+            self._lead(series_id, run)
+        self.waiting.rollback()
         self.workers, self.heard, self.paused = undo.workers, undo.heard, undo.paused
 
     # Reading.
@@ -153,23 +155,21 @@ class Projection:
         }
 
     def live_run(self, task: TaskRecord) -> TaskRecord:
-        """Return the unfinished run of the task's series, or the task itself."""
+        """Return the run that leads the task's series, or the task itself."""
         run = self.series.get(task.spec.series_id) if task.spec.series_id else None
         return task if run is None else self.tasks[run]
 
-    def expired(self, now: int) -> Iterator[str]:
-        """Yield the ids of finished tasks whose retention ended by `now`."""
-        again: list[tuple[int, str]] = []
-        while self._expiry and self._expiry[0][0] <= now:
+    def expired(self, now: int, limit: int) -> tuple[str, ...]:
+        """Return the ids of up to `limit` finished tasks whose retention ended by `now`."""
+        found: dict[tuple[int, str], None] = {}  # whose expiry was taken back is in there twice
+        while self._expiry and self._expiry[0][0] <= now and len(found) < limit:
             entry = heappop(self._expiry)
-            if again and again[-1] == entry:
-                continue  # a task whose expiry was taken back is in there twice
             task = self.tasks.get(entry[1])
             if task is not None and task.is_finished and _expires_at(task) == entry[0]:
-                again.append(entry)
-                yield task.id
-        for entry in again:  # the entry goes for good only with the event
+                found[entry] = None
+        for entry in found:  # the entry goes for good only with the event
             heappush(self._expiry, entry)
+        return tuple([task_id for _, task_id in found])
 
     # Reacting.
 
@@ -181,7 +181,7 @@ class Projection:
         self._replace(None, enqueued(event, shared, self.at))
 
     def _replace(
-        self, old: TaskRecord | None, new: TaskRecord | None, *, first: bool = False
+        self, old: TaskRecord | None, new: TaskRecord | None, *, restoring: bool = False
     ) -> None:
         """Put `new` in the place of `old` in all indexes; folding spends its time on this."""
         if self._undo is not None:
@@ -193,11 +193,11 @@ class Projection:
         elif old is not None:
             del self.tasks[old.id]
         if old is not None:
-            self._leave(old)
+            self._leave(old, restoring=restoring)
         if new is not None:
-            self._enter(new, first=first)
+            self._enter(new, restoring=restoring)
 
-    def _leave(self, task: TaskRecord) -> None:
+    def _leave(self, task: TaskRecord, *, restoring: bool) -> None:
         spec, status = task.spec, task.status
         self.counts[spec.queue][status] -= 1
         if status is _PENDING or status is _RETRYING:
@@ -210,17 +210,18 @@ class Projection:
         else:
             return
         self.names[spec.name] -= 1
-        if spec.series_id and self.series.get(spec.series_id) == task.id:
-            del self.series[spec.series_id]
+        if spec.series_id and not restoring and self.series.get(spec.series_id) == task.id:
+            self._lead(spec.series_id, None)
 
-    def _enter(self, task: TaskRecord, *, first: bool) -> None:
+    def _enter(self, task: TaskRecord, *, restoring: bool) -> None:
         spec, status = task.spec, task.status
         counts = self.counts.get(spec.queue)
         if counts is None:
             counts = self.counts[spec.queue] = _NO_COUNTS.copy()
         counts[status] += 1
         if status is _PENDING or status is _RETRYING:
-            self.waiting.add(task, self.at, first=first)
+            if not restoring:  # the index has kept its place
+                self.waiting.add(task, self.at)
         elif status is _RUNNING:
             self.running.setdefault(task.run.worker, {})[task.id] = None
         else:
@@ -228,8 +229,17 @@ class Projection:
                 heappush(self._expiry, (_expires_at(task), task.id))
             return
         self.names[spec.name] = self.names.get(spec.name, 0) + 1
-        if spec.series_id:
-            self.series[spec.series_id] = task.id
+        if spec.series_id and not restoring and spec.series_id not in self.series:
+            self._lead(spec.series_id, task.id)
+
+    def _lead(self, series_id: str, run: str | None) -> None:
+        """Say which run the next one of a series will follow; none if the series has ended."""
+        if self._undo is not None:
+            self._undo.series.setdefault(series_id, self.series.get(series_id))
+        if run is None:
+            self.series.pop(series_id, None)
+        else:
+            self.series[series_id] = run
 
     def _react(self, event: _OfNoTask) -> None:
         """Take in an event that is about workers, queues or many tasks."""

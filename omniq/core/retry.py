@@ -39,7 +39,7 @@ def backoff_us(rule: RetryRule, retry: int, drawn: float) -> int:
     try:
         uncapped = rule.base_delay_us * rule.factor ** (retry - 1)
     except OverflowError:
-        uncapped = float(rule.max_delay_us)
+        uncapped = float(rule.max_delay_us) if rule.base_delay_us else 0.0
     ceiling = min(float(rule.max_delay_us), uncapped)
     return int(ceiling * (1.0 - rule.jitter * drawn))
 

@@ -1,8 +1,10 @@
 """The order in which waiting tasks run: by queue, then priority, then who was ready first.
 
-The index holds ids only and is lazy: an entry may be stale (its task was started, cancelled or
-moved), so each is checked against the task's record when it is reached. Putting an id in twice
-does no harm. What a process cannot run (a function that is not there) it sets aside, per name, so
+The index holds the records themselves and is lazy: an entry counts as long as its record is what
+`tasks` has under that id. So whatever happens to a task makes its entry void, where it stands, and
+none can be there twice; void entries are dropped when they are met, and swept when they are many.
+While events are tried (`begin` … `rollback`) nothing is dropped for good, since what is void may
+come back. What a process cannot run (a function that is not there) it sets aside, per name, so
 that a backlog of foreign tasks costs nothing.
 """
 
@@ -11,9 +13,8 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from heapq import heapify, heappop, heappush
+from operator import attrgetter
 from typing import TYPE_CHECKING
-
-from omniq.core.transitions import TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ("WaitingTasks",)
 
-_SLACK = 1024  # stale entries that are tolerated, beyond two for each task
-_PENDING, _RETRYING = TaskStatus.PENDING, TaskStatus.RETRYING
+SWEEP_AFTER = 1000  # entries at least, before it is worth looking for void ones
 
 
 class _Queue:
@@ -33,22 +33,29 @@ class _Queue:
     __slots__ = ("lanes", "priorities")
 
     def __init__(self) -> None:
-        self.lanes: dict[int, deque[str]] = {}
+        self.lanes: dict[int, deque[TaskRecord]] = {}
         self.priorities: list[int] = []  # ascending, of the lanes that exist
 
-    def add(self, priority: int, task_id: str, *, first: bool = False) -> None:
+    def lane(self, priority: int) -> deque[TaskRecord]:
         lane = self.lanes.get(priority)
         if lane is None:
             lane = self.lanes[priority] = deque()
             insort(self.priorities, priority)
-        if first:
-            lane.appendleft(task_id)
-        else:
-            lane.append(task_id)
+        return lane
 
     def drop_lane(self, priority: int) -> None:
         del self.lanes[priority]
         self.priorities.remove(priority)
+
+
+class _Trial:
+    """What to put back if the events that are tried do not get written."""
+
+    __slots__ = ("taken", "turn")
+
+    def __init__(self, turn: tuple[str, ...]) -> None:
+        self.taken: list[TaskRecord] = []
+        self.turn = turn
 
 
 class WaitingTasks:
@@ -56,40 +63,38 @@ class WaitingTasks:
 
     def __init__(self, tasks: Mapping[str, TaskRecord]) -> None:
         self._tasks = tasks
-        self._queues: dict[str, _Queue] = {}
-        self._later: list[tuple[int, int, str]] = []  # (due_at, order, id)
+        self._queues: dict[str, _Queue] = {}  # in the order of whose turn it is
+        self._later: list[tuple[int, int, TaskRecord]] = []  # (due_at, order, task)
         self._order = 0
-        self._aside: dict[str, dict[str, None]] = {}  # task name -> ids
+        self._aside: dict[str, dict[str, TaskRecord]] = {}  # task name -> id -> task
+        self._trial: _Trial | None = None
+        self._unswept = 0  # entries that were added since the last sweep
+        self._sweep_at = SWEEP_AFTER
 
-    def add(self, task: TaskRecord, now: int, *, first: bool = False) -> None:
-        """Take in a task that waits; `first` puts it before its equals."""
+    def add(self, task: TaskRecord, now: int) -> None:
+        """Take in a task that waits, behind its equals."""
         if task.due_at > now:
-            if len(self._later) > 2 * len(self._tasks) + _SLACK:
-                self._later = [entry for entry in self._later if self._is_later(entry)]
-                heapify(self._later)
-            self._order += 1
-            heappush(self._later, (task.due_at, self._order, task.id))
+            self._add_later(task)
         else:
-            queue = self._lane_owner(task.spec.queue)
-            queue.add(task.spec.priority, task.id, first=first)
-            lane = queue.lanes[task.spec.priority]
-            if len(lane) > 2 * len(self._tasks) + _SLACK:
-                ready = [entry for entry in dict.fromkeys(lane) if self._is_ready(entry)]
-                queue.lanes[task.spec.priority] = deque(ready)
+            self._promote(now)  # they were ready first
+            self._lane_of(task).append(task)
+        self._unswept += 1
+        if self._unswept >= self._sweep_at and self._trial is None:
+            self._sweep()
 
     def discard(self, task: TaskRecord) -> None:
-        """Forget a task that no longer waits, and the stale entries before it."""
-        queue = self._queues.get(task.spec.queue)
-        if queue is not None:
+        """Take out a task that no longer waits: its entry is void by now."""
+        if self._aside and (aside := self._aside.get(task.spec.name)) is not None:
+            self._forget_aside(task, aside)
+        if self._trial is None and (queue := self._queues.get(task.spec.queue)) is not None:
             priority = task.spec.priority
             lane = queue.lanes.get(priority)
             if lane is not None:
-                while lane and not self._is_ready(lane[0]):
+                tasks = self._tasks
+                while lane and tasks.get(lane[0].id) is not lane[0]:
                     lane.popleft()
                 if not lane:
                     queue.drop_lane(priority)
-        if self._aside and (aside := self._aside.get(task.spec.name)) is not None:
-            aside.pop(task.id, None)
 
     def take(
         self,
@@ -104,36 +109,38 @@ class WaitingTasks:
         Named queues are served in their order; without names all queues are, in turn.
         """
         self._promote(now)
-        taken: dict[str, TaskRecord] = {}  # by id: one that is in line twice is taken once
+        taken: list[TaskRecord] = []
         if queues:
             for name in queues:
                 if name not in paused:
-                    self._drain(name, limit, may_run, taken)
-            return list(taken.values())
+                    taken.extend(self._drain(name, limit - len(taken), now, may_run))
+            return taken
         active = [name for name in self._queues if name not in paused]
         while active and len(taken) < limit:
             share = max(1, (limit - len(taken)) // len(active))
             for name in tuple(active):
-                wanted = min(limit, len(taken) + share)
-                self._drain(name, wanted, may_run, taken)
-                if len(taken) < wanted:
+                got = self._drain(name, min(share, limit - len(taken)), now, may_run)
+                taken.extend(got)
+                if got:  # the next claim begins with another queue
+                    self._queues[name] = self._queues.pop(name)
+                if len(got) < share:
                     active.remove(name)
-        return list(taken.values())
+        return taken
 
     def recall(self, names: Iterable[str]) -> None:
         """Put what was set aside back in line, for functions that can be run by now."""
+        recalled: list[TaskRecord] = []
         for name in names:
-            for task_id in self._aside.pop(name, ()):
-                task = self._tasks.get(task_id)
-                if task is not None and task.is_waiting:
-                    self.add(task, task.due_at, first=True)
+            recalled.extend(self._aside.pop(name, {}).values())
+        recalled.sort(key=attrgetter("due_at"))
+        self._put_back(recalled)
 
     def set_aside(self) -> Iterable[str]:
         """Return the names of tasks that are ready and that this process cannot run."""
         return self._aside
 
     def has_ready(self, queues: tuple[str, ...], paused: AbstractSet[str], now: int) -> bool:
-        """Whether `take` may find something; stale entries make it err towards yes."""
+        """Whether `take` may find something; void entries make it err towards yes."""
         self._promote(now)
         return any(
             queue.priorities
@@ -142,52 +149,104 @@ class WaitingTasks:
         )
 
     def next_due(self) -> int | None:
-        """Return the earliest time at which a task that is not ready yet becomes so."""
+        """Return the earliest time at which a task that is not ready yet becomes so.
+
+        While events are tried, void entries make it err towards too early.
+        """
         while self._later:
-            if self._is_later(self._later[0]):
-                return self._later[0][0]
+            due_at, _, task = self._later[0]
+            if self._counts(task) or self._trial is not None:
+                return due_at
             heappop(self._later)
         return None
 
-    def _lane_owner(self, name: str) -> _Queue:
-        queue = self._queues.get(name)
+    # Trying events before they are written.
+
+    def begin(self) -> None:
+        self._trial = _Trial(tuple(self._queues))
+
+    def keep(self) -> None:
+        self._trial = None
+        if self._unswept >= self._sweep_at:
+            self._sweep()
+
+    def rollback(self) -> None:
+        """Put back what was taken. `tasks` has the records again that it had at `begin`."""
+        trial = self._trial
+        assert trial is not None, "no trial is under way"
+        self._trial = None
+        self._put_back(trial.taken)
+        self._queues = {name: self._queues[name] for name in trial.turn} | self._queues
+
+    def _add_later(self, task: TaskRecord) -> None:
+        self._order += 1
+        heappush(self._later, (task.due_at, self._order, task))
+
+    def _lane_of(self, task: TaskRecord) -> deque[TaskRecord]:
+        queue = self._queues.get(task.spec.queue)
         if queue is None:
-            queue = self._queues[name] = _Queue()
-        return queue
+            queue = self._queues[task.spec.queue] = _Queue()
+        return queue.lane(task.spec.priority)
 
-    def _is_later(self, entry: tuple[int, int, str]) -> bool:
-        due_at, _, task_id = entry
-        task = self._tasks.get(task_id)
-        return task is not None and task.is_waiting and task.due_at == due_at
-
-    def _is_ready(self, task_id: str) -> bool:
-        task = self._tasks.get(task_id)
-        return task is not None and (task.status is _PENDING or task.status is _RETRYING)
+    def _counts(self, task: TaskRecord) -> bool:
+        return self._tasks.get(task.id) is task
 
     def _promote(self, now: int) -> None:
-        while (due_at := self.next_due()) is not None and due_at <= now:
-            task = self._tasks[heappop(self._later)[2]]
-            self._lane_owner(task.spec.queue).add(task.spec.priority, task.id)
+        while self._later and self._later[0][0] <= now:
+            task = heappop(self._later)[2]
+            if self._counts(task) or self._trial is not None:
+                self._lane_of(task).append(task)
 
     def _drain(
-        self,
-        name: str,
-        wanted: int,
-        may_run: Callable[[TaskRecord], bool],
-        taken: dict[str, TaskRecord],
-    ) -> None:
-        """Take ready tasks of a queue until `wanted` are taken."""
+        self, name: str, limit: int, now: int, may_run: Callable[[TaskRecord], bool]
+    ) -> list[TaskRecord]:
         queue = self._queues.get(name)
-        while queue is not None and queue.priorities and len(taken) < wanted:
+        taken: list[TaskRecord] = []
+        while queue is not None and queue.priorities and len(taken) < limit:
             priority = queue.priorities[-1]
             lane = queue.lanes[priority]
-            while lane and len(taken) < wanted:
-                task = self._tasks.get(lane.popleft())
-                if task is None or not task.is_waiting:
-                    continue
-                if may_run(task):
-                    taken[task.id] = task
+            while lane and len(taken) < limit:
+                task = lane.popleft()
+                if not self._counts(task):
+                    self._note(task)
+                elif task.due_at > now:  # the clock was set back
+                    self._add_later(task)
+                elif may_run(task):
+                    self._note(task)
+                    taken.append(task)
                 else:
-                    self._aside.setdefault(task.spec.name, {})[task.id] = None
+                    self._aside.setdefault(task.spec.name, {})[task.id] = task
             if not lane:
                 queue.drop_lane(priority)
+        return taken
+
+    def _note(self, task: TaskRecord) -> None:
+        """Remember an entry that is taken out while events are tried."""
+        if self._trial is not None:
+            self._trial.taken.append(task)
+
+    def _forget_aside(self, task: TaskRecord, aside: dict[str, TaskRecord]) -> None:
+        if aside.pop(task.id, None) is not None:
+            self._note(task)
+            if not aside:
+                del self._aside[task.spec.name]
+
+    def _put_back(self, tasks: list[TaskRecord]) -> None:
+        """Put these before their equals, the first of them first."""
+        for task in reversed(tasks):
+            if self._counts(task):
+                self._lane_of(task).appendleft(task)
+
+    def _sweep(self) -> None:
+        """Drop void entries everywhere; the cost is shared by as many additions before it."""
+        left = 0
+        for queue in self._queues.values():
+            for priority, lane in tuple(queue.lanes.items()):
+                queue.lanes[priority] = deque(filter(self._counts, lane))
+                left += len(queue.lanes[priority])
+                if not queue.lanes[priority]:
+                    queue.drop_lane(priority)
+        self._later = [entry for entry in self._later if self._counts(entry[2])]
+        heapify(self._later)
+        self._unswept = 0
+        self._sweep_at = SWEEP_AFTER + 2 * (left + len(self._later))

@@ -389,7 +389,7 @@ class AsyncWorkerPool:
         state = self._queue.projection
         for command in self._watch.find_lost(state, self.id):
             await self._queue.execute(command)
-        if next(state.expired(self._clock.now_us()), None) is not None:
+        if state.expired(self._clock.now_us(), 1):
             await self._queue.execute(cmd.ExpireResults(EXPIRE_AT_ONCE))
 
     def on_commit(self, commit: ev.Commit) -> None:
