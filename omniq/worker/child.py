@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 from queue import SimpleQueue
@@ -29,6 +30,8 @@ __all__ = ("main",)
 
 def main() -> None:
     """Run jobs from standard input until it ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent says when a task has to stop
+        signal.signal(number, signal.SIG_IGN)
     source = os.fdopen(os.dup(0), "rb")
     target = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

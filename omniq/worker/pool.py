@@ -40,6 +40,7 @@ MIN_LEASE_US = 100_000  # shorter ones would fill the journal with renewals
 SHUTDOWN_SECONDS = 30.0
 WATCH_SECONDS = 0.25  # how often the locks of other workers are looked at
 WAIT_SECONDS = 0.5  # before a step is tried again that the system refused
+SAME_SIGNAL_SECONDS = 0.5  # one request to stop may come from a supervisor and from the system
 EXPIRE_AT_ONCE = 1000  # results that are forgotten in one event
 
 _log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class AsyncWorkerPool:
         self._names: frozenset[str] = frozenset()
         self._names_known = (-1, -1)
         self._not_run: set[str] = set()
+        self._signalled_at: float | None = None
         self._wake = asyncio.Event()
         self._stopping = False
         self._lost = False
@@ -433,7 +435,10 @@ class AsyncWorkerPool:
                 loop.remove_signal_handler(number)
 
     def _on_signal(self) -> None:
-        if self._stopping:
+        now = self._clock.monotonic()
+        if self._signalled_at is None:
+            self._signalled_at = now
+        elif now - self._signalled_at > SAME_SIGNAL_SECONDS:
             self._end_all(End.STOP)
         self._stopping = True
         self._wake.set()
