@@ -27,7 +27,7 @@ lint: .venv/.installed-dev  ## Lint and formatting (ruff)
 .PHONY: types
 types: .venv/.installed-dev  ## Types (mypy --strict and pyright)
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --project pyproject.toml
 
 .PHONY: floors
 floors: .venv/.installed-dev  ## Imports go one way (import-linter)
