@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ("SQLiteStorage",)
 
+CONNECT_AGAIN_SECONDS = 0.01
+CONNECT_TRIES = 500  # 5 s: making a journal takes a few syncs
 BUSY_SECONDS = 30.0
 CHECKPOINT_BYTES = 4 * 1024 * 1024  # SQLite's own default, 1,000 pages of 4 KiB
 
@@ -82,7 +84,7 @@ class SQLiteStorage(LocalStorage):
             with system_errors(f"cannot open the journal {self.path}"):
                 self._prepare_files()
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="omniq-sqlite")
-                journal_id = await self._hop(self._connect)
+                journal_id = await self._connect_patiently()
                 if self.read_only:
                     self._head = await self._hop(self._table.head)
                 else:
@@ -111,8 +113,24 @@ class SQLiteStorage(LocalStorage):
             os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
             sync_directory(self.path.parent)
 
+    async def _connect_patiently(self) -> str:
+        """Connect, and wait where SQLite does not: while another process makes the journal."""
+        for _ in range(CONNECT_TRIES):
+            try:
+                return await self._hop(self._connect)
+            except StorageError as error:
+                reason = error.__cause__
+                if not isinstance(reason, sqlite3.OperationalError):
+                    raise
+                if reason.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+            await asyncio.sleep(CONNECT_AGAIN_SECONDS)
+        return await self._hop(self._connect)
+
     def _connect(self, _: object = None) -> str:
         """Connect, and return the journal's id, after making the schema if the file is empty."""
+        if self._connection is not None:
+            self._connection.close()
         mode = "ro" if self.read_only else "rw"
         self._connection = connection = sqlite3.connect(
             f"{self.path.as_uri()}?mode={mode}",
