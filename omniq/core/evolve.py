@@ -7,19 +7,18 @@ OmniQ has a bug.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 from msgspec.structs import replace
 
 from omniq.core import events as ev
 from omniq.core.task import NO_RUN, Run, TaskRecord, TaskSpec
-from omniq.core.transitions import TRANSITIONS
+from omniq.core.transitions import TRANSITIONS, TaskStatus
 from omniq.errors import IllegalEvent
 
-if TYPE_CHECKING:
-    from omniq.core.transitions import TaskStatus
-
 __all__ = ("enqueued", "evolve")
+
+_RUNNING = TaskStatus.RUNNING
 
 
 def evolve(task: TaskRecord | None, event: ev.TaskEvent, at: int) -> TaskRecord:
@@ -30,10 +29,21 @@ def evolve(task: TaskRecord | None, event: ev.TaskEvent, at: int) -> TaskRecord:
         raise IllegalEvent(event.task_id, ev.kind_of(event), "unknown")
     following = TRANSITIONS[task.status].get(type(event))
     if following is not None:
+        if task.status is _RUNNING and _is_of_another_claim(task, event):
+            state = f"{task.status}, attempt {task.attempt} of worker {task.run.worker}"
+            raise IllegalEvent(event.task_id, ev.kind_of(event), state)
         return _changed(task, event, following, at)
     if isinstance(event, ev.TaskLate):
         return task
     raise IllegalEvent(event.task_id, ev.kind_of(event), task.status)
+
+
+def _is_of_another_claim(task: TaskRecord, event: ev.TaskEvent) -> bool:
+    """Whether an event of a running task names another attempt or worker than the one it has."""
+    if type(event) is ev.TaskCancelRequested:
+        return False
+    claim = (getattr(event, "attempt", 0), getattr(event, "worker", ""))
+    return claim != (task.attempt, task.run.worker)
 
 
 def enqueued(event: ev.TaskEnqueued, spec: TaskSpec, at: int) -> TaskRecord:

@@ -102,8 +102,8 @@ class _Teller:
         if isinstance(event, ev.ResultExpired):
             self.expired_at = iso(at)
             return
-        if not isinstance(event, _TASK_EVENTS):
-            return
+        if not isinstance(event, _TASK_EVENTS) or isinstance(event, ev.TaskLate):
+            return  # what came too late changes nothing, whatever the task is by then
         before = None if self.expired_at else self.task
         try:
             after = evolve(before, event, at)

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import msgspec
 import pytest
 
 from omniq.core import events as ev
@@ -35,7 +36,7 @@ EVENTS = {
         ev.TaskSucceeded("t", 1, "w", b"r"),
         ev.TaskRetried("t", 1, "w", BOOM, 0),
         ev.TaskFailed("t", 1, "w", BOOM),
-        ev.TaskCancelled("t"),
+        ev.TaskCancelled("t", "", 1, "w"),
         ev.TaskCancelRequested("t"),
         ev.TaskReleased("t", 1, "w"),
         ev.TaskRequeued("t"),
@@ -221,3 +222,20 @@ class TestWhatAnEventSays:
         assert life["t"].run.cancel_requested
         life.happen(ev.TaskReleased("t", 1, "w"))
         assert not life["t"].run.cancel_requested
+
+
+@pytest.mark.parametrize(("attempt", "worker"), [(1, "x"), (2, "w"), (0, "")])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "task.succeeded",
+        "task.retried",
+        "task.failed",
+        "task.cancelled",
+        "task.released",
+        "task.progressed",
+    ],
+)
+def test_event_of_another_claim_than_the_one_that_runs_is_illegal(kind, attempt, worker):
+    life = in_state(TaskStatus.RUNNING)
+    refused(life, msgspec.structs.replace(EVENTS[kind], attempt=attempt, worker=worker))
