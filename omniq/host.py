@@ -25,6 +25,7 @@ __all__ = (
     "WakeListener",
     "boot_id",
     "host_name",
+    "network_file_system",
     "open_private",
     "random_bytes",
     "sync_directory",
@@ -33,6 +34,9 @@ __all__ = (
 
 POLL_SECONDS = 0.05
 PRIVATE_FILE = 0o600
+_NETWORK_FILE_SYSTEMS = frozenset(
+    ("9p", "afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3")
+)
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
 _SOCKET_NAME_LIMIT = 40
 
@@ -53,6 +57,24 @@ def boot_id() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return host_name()  # without the kernel's word, one host name is taken for one kernel
+
+
+def network_file_system(path: Path, mounts: str | None = None) -> str | None:
+    """Return the type of the network file system that `path` is on, where the system tells.
+
+    There locks and syncs are another machine's promises, if they are promises at all.
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+    found, kind = "", ""
+    for line in mounts.splitlines():
+        _, folder, type_of_folder, *_ = line.split(" ")
+        if path.is_relative_to(folder) and len(folder) >= len(found):
+            found, kind = folder, type_of_folder
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None
 
 
 def random_bytes(count: int) -> bytes:

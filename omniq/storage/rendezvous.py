@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from omniq.errors import StorageClosed, StorageError
-from omniq.host import Bell, FileLock, WakeListener, boot_id, random_bytes
+from omniq.host import (
+    Bell,
+    FileLock,
+    WakeListener,
+    boot_id,
+    network_file_system,
+    random_bytes,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +69,14 @@ class Rendezvous:
 
     def __init__(self, folder: Path, journal_id: bytes = b"") -> None:
         self.folder = folder
+        if (kind := network_file_system(folder)) is not None:
+            _log.warning(
+                "the journal in %s is on a network file system (%s), where locks and syncs may "
+                "not hold what OmniQ promises. Next: move it to a local disk",
+                folder,
+                kind,
+                extra={"action": "network_file_system"},
+            )
         for name in (WAKE_FOLDER, LIVE_FOLDER):
             (folder / name).mkdir(mode=0o700, exist_ok=True)
         self._lock = FileLock(folder / LOCK_NAME)

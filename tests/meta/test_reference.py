@@ -106,3 +106,11 @@ def test_states_page_shows_the_transitions():
         check=False,
     )
     assert (check.returncode, check.stderr) == (0, "")
+
+
+def test_every_action_of_the_log_is_in_the_guide():
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "omniq").rglob("*.py"))
+    actions = set(re.findall(r'"action": "([a-z_]+)"', code))
+    guide = (ROOT / "docs/how-to/run-in-production.md").read_text(encoding="utf-8")
+    assert actions - set(re.findall(r"^\| `([a-z_]+)` \|", guide, re.MULTILINE)) == set()
+    assert len(actions) > 10
