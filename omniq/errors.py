@@ -87,6 +87,8 @@ class TaskFailed(OmniqError):
 
     def __init__(self, task_id: str, error: TaskError) -> None:
         super().__init__(f"task {task_id} failed: {error.error_type}: {error.message}")
+        if error.traceback:
+            self.add_note(f"In the worker:\n{error.traceback.rstrip()}")
         self.task_id = task_id
         self.error = error
 

@@ -299,9 +299,11 @@ def _encode_hook(value: object) -> object:
 
 
 def _decode_hook(kind: type, value: object) -> object:
-    if isinstance(kind, type) and issubclass(kind, PurePath) and isinstance(value, str):
+    if not isinstance(kind, type):
+        return value  # an annotation such as Iterable[str]: the value as it was read
+    if issubclass(kind, PurePath) and isinstance(value, str):
         return kind(value)
-    if isinstance(kind, type) and isinstance(value, kind):
+    if isinstance(value, kind):
         return value
     raise TypeError(f"type {kind!r} is not supported")
 

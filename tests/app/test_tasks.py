@@ -1,9 +1,11 @@
 """What can be enqueued, how, and what comes back, over every storage."""
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 import pytest
@@ -237,6 +239,7 @@ async def test_result_raises_what_became_of_the_task(oq: AsyncOmniQ) -> None:
     assert (error.error_type, error.message, error.retry_count) == ("ValueError", "a bad value", 0)
     assert "raise ValueError" in error.traceback
     assert "omniq/worker" not in error.traceback
+    assert "raise ValueError" in failure.value.__notes__[0], "an uncaught one shows where it was"
     with pytest.raises(TaskCancelled, match="not needed"):
         await cancelled.result()
 
@@ -441,3 +444,32 @@ async def test_the_sqlite_backend_of_the_settings_makes_its_folder(
     async with AsyncOmniQ() as app:
         await app.enqueue(jobs.add, 1)
     assert (tmp_path / "omniq-journal" / "omniq.db").is_file()
+
+
+async def test_odd_annotations_and_parameters_are_taken_as_they_are_meant(oq: AsyncOmniQ) -> None:
+    @oq.task
+    async def odd(
+        first: int | None, *rest: int, kind: Literal["a", "b"] = "a", **more: float
+    ) -> tuple[int, ...]:
+        return (first or 0, *rest, len(kind), int(sum(more.values())))
+
+    @oq.task
+    async def loose(items: Iterable[str], mapping: Mapping[str, int]) -> set[str]:
+        return {*items, *mapping}
+
+    @oq.task
+    async def unresolvable(x: "Nowhere") -> "Nowhere":  # noqa: F821 - that is the point
+        return x
+
+    handles = [
+        await odd.enqueue(None),
+        await odd.enqueue(1, 2, 3, kind="b", extra=2.5),
+        await loose.enqueue(["a"], {"b": 1}),
+        await unresolvable.enqueue(5),
+    ]
+    for wrong in ({"kind": "c"}, {"more": "text"}):
+        with pytest.raises(SerializationError):
+            await odd.enqueue(1, **wrong)
+    await oq.worker().drain()
+    results = [await handle.result() for handle in handles]
+    assert results == [(0, 1, 0), (1, 2, 3, 1, 2), {"a", "b"}, 5]
