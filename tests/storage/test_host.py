@@ -22,7 +22,7 @@ server:/export /srv nfs4 rw 0 0
         ("/srv/local/jobs", None),
         ("/srvx/jobs", None),
         ("/mnt/a/b", "cifs"),
-        ("/home/ada/jobs", None),
+        ("/var/jobs", None),
     ],
 )
 def test_network_file_system_is_recognised_by_the_innermost_mount(path, kind):
