@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import threading
 from typing import TYPE_CHECKING, Self
 
@@ -24,9 +23,10 @@ from omniq.worker.attempt import GRACE_SECONDS, Attempt, End
 from omniq.worker.context import TaskContext
 from omniq.worker.executors import Executors
 from omniq.worker.liveness import LeaseRenewal, Watch
+from omniq.worker.signals import stop_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from omniq.core.task import TaskRecord
     from omniq.queue import AsyncTaskQueue
@@ -40,7 +40,6 @@ MIN_LEASE_US = 100_000  # shorter ones would fill the journal with renewals
 SHUTDOWN_SECONDS = 30.0
 WATCH_SECONDS = 0.25  # how often the locks of other workers are looked at
 WAIT_SECONDS = 0.5  # before a step is tried again that the system refused
-SAME_SIGNAL_SECONDS = 0.5  # one request to stop may come from a supervisor and from the system
 EXPIRE_AT_ONCE = 1000  # results that are forgotten in one event
 
 _log = logging.getLogger(__name__)
@@ -85,8 +84,8 @@ class AsyncWorkerPool:
         self._names: frozenset[str] = frozenset()
         self._names_known = (-1, -1)
         self._not_run: set[str] = set()
-        self._signalled_at: float | None = None
         self._wake = asyncio.Event()
+        self._left = asyncio.Event()
         self._stopping = False
         self._lost = False
         self._failure: BaseException | None = None
@@ -117,7 +116,7 @@ class AsyncWorkerPool:
         The first signal stops in order: running tasks have `shutdown_timeout` to finish, what is
         left is given back. A second one gives everything back at once.
         """
-        with self._signals():
+        with stop_signals(self._stop_soon, lambda: self._end_all(End.STOP)):
             await self._join()
             try:
                 await self._work(until_idle=False)
@@ -140,14 +139,19 @@ class AsyncWorkerPool:
         """
         if timeout is not None:
             self._shutdown_seconds = to_us(timeout, "timeout") / 1_000_000
-        self._stopping = True
-        self._wake.set()
+        self._stop_soon()
         if self._background is not None:
             background, self._background = self._background, None
             try:
                 await background
             finally:
                 await self._leave()
+        elif self.id:
+            await self._left.wait()  # of `run`, of `drain`, or of another `stop`
+
+    def _stop_soon(self) -> None:
+        self._stopping = True
+        self._wake.set()
 
     async def _work(self, *, until_idle: bool) -> None:
         watching = asyncio.create_task(self._watch_forever(), name="omniq-watch")
@@ -302,7 +306,13 @@ class AsyncWorkerPool:
         self._watch = Watch(self._queue.storage, self._clock)
         await self._queue.load()
         self._queue.subscribe(self)
-        await self._enlist()
+        try:
+            await self._enlist()
+        except BaseException:
+            self._queue.unsubscribe(self)
+            await self._queue.storage.drop_life(self.id)
+            self._left.set()
+            raise
         self._renewal = LeaseRenewal(
             self._queue.storage.sibling(),
             self._clock,
@@ -353,6 +363,7 @@ class AsyncWorkerPool:
             await self._executors.close()
             with contextlib.suppress(OSError):
                 await self._queue.storage.drop_life(self.id)
+            self._left.set()
 
     async def _finish_attempts(self) -> None:
         ended = asyncio.Event()
@@ -415,30 +426,3 @@ class AsyncWorkerPool:
         attempt = self._attempts.get(task_id)
         if attempt is not None:
             attempt.end(End.CANCEL)
-
-    # Signals.
-
-    @contextlib.contextmanager
-    def _signals(self) -> Generator[None]:
-        """Stop on SIGTERM and SIGINT while this is the main thread's loop."""
-        loop = asyncio.get_running_loop()
-        handled: list[signal.Signals] = []
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                with contextlib.suppress(NotImplementedError, RuntimeError):
-                    loop.add_signal_handler(number, self._on_signal)
-                    handled.append(number)
-        try:
-            yield
-        finally:
-            for number in handled:
-                loop.remove_signal_handler(number)
-
-    def _on_signal(self) -> None:
-        now = self._clock.monotonic()
-        if self._signalled_at is None:
-            self._signalled_at = now
-        elif now - self._signalled_at > SAME_SIGNAL_SECONDS:
-            self._end_all(End.STOP)
-        self._stopping = True
-        self._wake.set()

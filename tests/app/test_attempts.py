@@ -393,3 +393,31 @@ async def test_a_worker_is_used_once(oq: AsyncOmniQ) -> None:
     await pool.drain()
     with pytest.raises(ConfigError, match="make a new one"):
         await pool.drain()
+
+
+@pytest.mark.parametrize("how", ["run", "drain"])
+async def test_closing_the_app_stops_a_worker_that_runs_and_waits_for_it(
+    oq: AsyncOmniQ, how: str
+) -> None:
+    started = asyncio.Event()
+
+    @oq.task
+    async def wait() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    handle = await wait.enqueue()
+    working = asyncio.create_task(getattr(oq.worker(shutdown_timeout=0), how)())
+    await started.wait()
+    await oq.close()
+    await working
+    assert await handle.status() is TaskStatus.PENDING
+
+
+async def test_a_worker_may_be_stopped_twice_and_before_it_began(oq: AsyncOmniQ) -> None:
+    await oq.worker().stop()
+    pool = oq.worker()
+    await pool.start()
+    await asyncio.gather(pool.stop(), pool.stop())
+    await pool.stop()
+    assert (await oq.stats()).workers == []
