@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from omniq import Cancel, RetryLater, current_task
+from omniq import current_task
 
 
 class Color(Enum):
@@ -65,17 +65,6 @@ def report_progress() -> str:
 
 def raise_value_error() -> None:
     raise ValueError("a bad value")
-
-
-def retry_later_once() -> int:
-    context = current_task()
-    marker = Path(context.log.name)  # never written: only the attempt tells the runs apart
-    assert marker.name == "omniq.task"
-    raise RetryLater(after=0)
-
-
-def cancel_itself() -> None:
-    raise Cancel("enough")
 
 
 def exit_hard() -> None:
