@@ -31,6 +31,7 @@ from omniq.errors import (
     OmniqError,
     QueueFull,
     StorageClosed,
+    StorageError,
     TaskNotFound,
     UnsupportedFormat,
 )
@@ -116,6 +117,14 @@ class AsyncTaskQueue:
         try:
             if self._tasks and self._failure is None:
                 await self.flush()
+        except StorageError as error:
+            # Whoever waited for something was told; what nobody waited for happens again.
+            _log.warning(
+                "the journal %s was closed before everything was written: %s",
+                self.storage.location,
+                error,
+                extra={"action": "closed_early"},
+            )
         finally:
             tasks = [*self._tasks, *([self._follower] if self._follower else [])]
             self._tasks, self._follower = [], None

@@ -45,7 +45,10 @@ class Disk:
         os.close(descriptor)
 
     def size(self, descriptor: int) -> int:
-        return os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        if status.st_nlink == 0:  # what is written to it now, nobody will ever find again
+            raise FileNotFoundError(errno.ENOENT, "The file was removed while it was open")
+        return status.st_size
 
     def read(self, descriptor: int, length: int, offset: int) -> bytes:
         return os.pread(descriptor, length, offset)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,13 @@ async def test_a_task_that_ignores_its_cancellation_is_given_up(
             assert result.error is not None
             assert result.error.error_type == "TimeoutError"
             release.set()
+
+
+async def test_a_journal_that_is_deleted_under_the_queue_acknowledges_nothing(
+    tmp_path: Path,
+) -> None:
+    async with AsyncOmniQ(tmp_path / "j") as app:
+        await app.enqueue(jobs.add, 1)
+        shutil.rmtree(tmp_path / "j")
+        with pytest.raises(StorageError, match="removed while it was open"):
+            await app.enqueue(jobs.add, 2)
