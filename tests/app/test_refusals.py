@@ -1,6 +1,8 @@
 """Bad input: a named error that says what, where and what to do, early, and nothing is written."""
 
+import os
 import sqlite3
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -280,6 +282,30 @@ async def test_a_path_that_the_system_refuses_is_said(tmp_path: Path, name: str)
     with pytest.raises(StorageError, match="Not a directory"):
         await AsyncOmniQ(tmp_path / name).open()
     assert (tmp_path / "file").read_text() == "not a folder"
+
+
+@contextmanager
+def without_rights(folder: Path):
+    """Take the right to write in a folder away, from root by being somebody else."""
+    folder.chmod(0o500)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if was_root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["journal", "jobs.db"])
+async def test_a_path_without_permission_is_said(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    with without_rights(folder), pytest.raises(StorageError, match="Permission denied"):
+        await AsyncOmniQ(folder / name).open()
+    assert list(folder.iterdir()) == []
 
 
 async def test_a_file_that_is_no_journal_is_kept(tmp_path: Path) -> None:
