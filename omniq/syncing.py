@@ -44,8 +44,9 @@ class Syncer:
                 await self._wanted.wait()
                 self._wanted.clear()
                 while self._waiting:
-                    await self._storage.sync(self._waiting[-1][0])
-                    self._resolve(self._storage.durable)
+                    seq = self._waiting[-1][0]
+                    await self._storage.sync(seq)
+                    self._resolve(max(seq, self._storage.durable))
         except (OmniqError, OSError) as error:
             self._on_failure(error)
 

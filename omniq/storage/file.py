@@ -80,7 +80,7 @@ class FileStorage(LocalStorage):
 
     @property
     def durable(self) -> int:
-        return self._position().seq if self._durability == "os" else self._durable
+        return self._furthest()[1] if self._durability == "os" else self._durable
 
     def sibling(self) -> FileStorage:
         return FileStorage(

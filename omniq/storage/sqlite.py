@@ -69,7 +69,9 @@ class SQLiteStorage(LocalStorage):
 
     @property
     def durable(self) -> int:
-        return self._head.seq if self._durability == "os" else self._durable
+        if self._durability == "os":
+            return max(self._head.seq, self._cursor[0], self._durable)
+        return self._durable
 
     def sibling(self) -> SQLiteStorage:
         return SQLiteStorage(self.path, durability=self._durability, read_only=self.read_only)

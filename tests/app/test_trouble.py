@@ -202,3 +202,19 @@ async def test_a_journal_that_is_deleted_under_the_queue_acknowledges_nothing(
         shutil.rmtree(tmp_path / "j")
         with pytest.raises(StorageError, match="removed while it was open"):
             await app.enqueue(jobs.add, 2)
+
+
+@pytest.mark.parametrize("name", ["journal", "jobs.db"])
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+async def test_a_result_that_another_handle_wrote_is_handed_out_in_every_durability(
+    tmp_path: Path, name: str, durability: str
+) -> None:
+    async with (
+        AsyncOmniQ(tmp_path / name, durability=durability) as client,
+        AsyncOmniQ(tmp_path / name, durability=durability) as other,
+    ):
+        other.task(jobs.add)
+        async with other.worker():
+            for number in range(3):
+                handle = await client.enqueue(jobs.add, number)
+                assert await handle.result(timeout=SOON) == number + 2
