@@ -284,11 +284,11 @@ class AsyncOmniQ:
 
     async def pause(self, queue: str) -> None:
         """Have no task of this queue started, in any process, until `resume`."""
-        await (await self.engine()).execute(cmd.PauseQueue(queue))
+        await (await self.engine()).execute(cmd.PauseQueue(Options(queue=queue).queue))
 
     async def resume(self, queue: str) -> None:
         """Have tasks of this queue started again."""
-        await (await self.engine()).execute(cmd.ResumeQueue(queue))
+        await (await self.engine()).execute(cmd.ResumeQueue(Options(queue=queue).queue))
 
     # Workers.
 

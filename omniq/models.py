@@ -32,6 +32,7 @@ __all__ = (
     "TaskResult",
     "Worker",
     "class_name",
+    "clean_text",
     "from_datetime",
     "to_datetime",
     "to_us",
@@ -69,6 +70,11 @@ def from_datetime(moment: datetime, name: str) -> int:
             "another machine. Next: give it a time zone, such as datetime.now(UTC)"
         )
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // MICROSECOND
+
+
+def clean_text(value: object) -> str:
+    """Return `value` as text that a journal can hold: what UTF-8 cannot encode is escaped."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def class_name(kind: type[BaseException]) -> str:

@@ -20,6 +20,7 @@ from omniq.models import (
     HistoryEvent,
     RetryPolicy,
     TaskError,
+    clean_text,
     from_datetime,
     to_us,
 )
@@ -314,14 +315,18 @@ class TaskHandle[R]:
         True if it will not run, or was asked to stop running; False if it had already ended.
         Written, perhaps not yet synced, when this returns.
         """
-        return bool(await (await self._app.engine()).execute(cmd.CancelTask(self.id, reason)))
+        return bool(
+            await (await self._app.engine()).execute(cmd.CancelTask(self.id, clean_text(reason)))
+        )
 
     async def requeue(self, reason: str = "") -> bool:
         """Run a finished task again, under the same id, with its attempts counted anew.
 
         True if it was finished, and so is PENDING now.
         """
-        return bool(await (await self._app.engine()).execute(cmd.RequeueTask(self.id, reason)))
+        return bool(
+            await (await self._app.engine()).execute(cmd.RequeueTask(self.id, clean_text(reason)))
+        )
 
     async def history(self) -> list[HistoryEvent]:
         """Return everything that happened to the task, read from the journal."""

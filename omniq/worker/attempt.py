@@ -22,7 +22,7 @@ from omniq import errors as omniq_errors
 from omniq.core import commands as cmd
 from omniq.core.events import ErrorRecord
 from omniq.errors import SerializationError, TaskNotAllowed
-from omniq.models import class_name
+from omniq.models import class_name, clean_text
 from omniq.worker import context as ctx
 from omniq.worker.protocol import RaisedInChild
 
@@ -123,7 +123,9 @@ class Attempt:
             outcome = cmd.Release(task.id, task.attempt, worker, later.reason, later.after_us)
         except ctx.Cancel as cancel:
             outcome = cmd.AcknowledgeCancel(task.id, task.attempt, worker, cancel.reason)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task raised
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever the task raised
             outcome = self._failed(error)
         self._report_once(outcome)
 
@@ -199,13 +201,21 @@ def describe_error(error: BaseException) -> tuple[ErrorRecord, tuple[str, ...]]:
         return error.raised.error, error.raised.class_names
     kind = type(error)
     names = tuple(class_name(base) for base in kind.__mro__ if issubclass(base, BaseException))
-    if kind is asyncio.CancelledError:
+    if not issubclass(kind, Exception):
         names = (*names, class_name(Exception))
     frames = dropwhile(_is_ours, traceback.extract_tb(error.__traceback__))
     text = "".join([*traceback.format_list(list(frames)), *traceback.format_exception_only(error)])
-    message = str(error)[:MAX_MESSAGE]
+    message = _message(error)[:MAX_MESSAGE]
     retryable = not isinstance(error, SerializationError | TaskNotAllowed)
-    return ErrorRecord(kind.__qualname__, message, text[-MAX_TRACEBACK:], retryable), names
+    text = clean_text(text[-MAX_TRACEBACK:])
+    return ErrorRecord(clean_text(kind.__qualname__), message, text, retryable), names
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return clean_text(error)
+    except Exception:  # noqa: BLE001 - an exception may be broken itself
+        return f"<{type(error).__qualname__} whose str() raised>"
 
 
 def _is_ours(frame: traceback.FrameSummary) -> bool:

@@ -82,7 +82,7 @@ def _run(job: protocol.Job, target: BinaryIO) -> protocol.Answer:
         return protocol.WantsRetry(later.after_us, later.reason)
     except ctx.Cancel as cancel:
         return protocol.WantsCancel(cancel.reason)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the task raised
+    except BaseException as error:  # noqa: BLE001 - whatever the task raised
         return protocol.Raised(*describe_error(error))
 
 

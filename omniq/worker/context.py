@@ -6,7 +6,7 @@ import logging
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from omniq.models import Duration, to_us
+from omniq.models import Duration, clean_text, to_us
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ class RetryLater(Exception):
     def __init__(self, after: Duration = 0.0, reason: str = "") -> None:
         super().__init__(after, reason)
         self.after_us = to_us(after, "after")
-        self.reason = reason
+        self.reason = clean_text(reason)
 
 
 class Cancel(Exception):
@@ -30,7 +30,7 @@ class Cancel(Exception):
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = clean_text(reason)
 
 
 class TaskContext:
@@ -63,7 +63,7 @@ class TaskContext:
         """Record how far the task is, from 0 to 1; every call is an event in the journal."""
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"progress is a fraction from 0 to 1, not {fraction!r}")
-        self._report(float(fraction), message)
+        self._report(float(fraction), clean_text(message))
 
     def should_stop(self) -> bool:
         """Whether the attempt was cancelled, timed out or lost its claim.

@@ -67,6 +67,8 @@ class AsyncWorkerPool:
             raise ConfigError(f"concurrency must be an integer from 1 on, not {concurrency!r}")
         if isinstance(queues, str):
             raise ConfigError(f"queues must be a list of names, not the text {queues!r}")
+        if not all(isinstance(queue, str) for queue in queues):
+            raise ConfigError(f"queues must be a list of names, not {queues!r}")
         self.id = ""
         self.concurrency = concurrency
         self.queues = tuple(queues)

@@ -421,3 +421,32 @@ async def test_a_worker_may_be_stopped_twice_and_before_it_began(oq: AsyncOmniQ)
     await asyncio.gather(pool.stop(), pool.stop())
     await pool.stop()
     assert (await oq.stats()).workers == []
+
+
+class Panic(BaseException):
+    pass
+
+
+class Broken(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize("error", [Panic("deep"), Broken(), ValueError("caf\udce9.txt")])
+@pytest.mark.parametrize("executor", ["async", "thread"])
+async def test_whatever_a_task_raises_ends_its_attempt_only(
+    oq: AsyncOmniQ, error: BaseException, executor: str
+) -> None:
+    async def raise_async() -> None:
+        raise error
+
+    def raise_thread() -> None:
+        raise error
+
+    function = raise_async if executor == "async" else raise_thread
+    handle = await oq.task(max_retries=0)(function).enqueue()
+    other = await oq.enqueue(jobs.add, 1)
+    await oq.worker().drain()
+    with pytest.raises(TaskFailed, match=type(error).__name__):
+        await handle.result()
+    assert await other.result() == 3
