@@ -66,6 +66,8 @@ class Registry:
             )
         if name is None:
             name = name_of(function, importable=importable or executor == "process")
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise TaskNotAllowed(f"a task's name must be printable text, not {name!r}")
         registration = Registration(
             name, function, Signature(function), executor or _default_executor(function)
         )

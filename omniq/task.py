@@ -115,6 +115,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 f"queue must be a name of up to {MAX_NAME} characters: {self.queue!r}"
             )
+        if type(self.queue) is not str or clean_text(self.queue) != self.queue:
+            raise ConfigError(f"queue must be plain text that UTF-8 can encode: {self.queue!r}")
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise ConfigError(f"priority must be an integer, not {self.priority!r}")
         if abs(self.priority) > MAX_PRIORITY:

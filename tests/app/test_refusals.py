@@ -357,3 +357,23 @@ async def test_an_app_that_is_open_on_another_loop_says_so(tmp_path: Path) -> No
 async def test_a_bad_option_of_a_worker_is_refused(oq: AsyncOmniQ, options, says) -> None:
     with pytest.raises(ConfigError, match=says):
         oq.worker(**options)
+
+
+@pytest.mark.parametrize("queue", [5, "", "\udc80"])
+async def test_a_queue_that_no_journal_could_hold_is_refused(oq: AsyncOmniQ, queue) -> None:
+    for call in (oq.pause, oq.resume):
+        with pytest.raises(ConfigError, match="queue"):
+            await call(queue)
+    with pytest.raises(ConfigError, match="queue"):
+        oq.options(queue=queue)
+    with pytest.raises(TaskNotAllowed, match="name"):
+        oq.task(name=queue)(jobs.add)
+    assert await nothing_was_written(oq)
+
+
+async def test_a_reason_that_is_no_text_is_written_as_text(tmp_path: Path) -> None:
+    async with AsyncOmniQ(tmp_path / "j") as app:
+        handle = await app.enqueue(jobs.add, 1)
+        assert await handle.cancel(404)  # type: ignore[arg-type]
+    async with AsyncOmniQ(tmp_path / "j") as app:
+        assert await app.handle(handle.id).status() is TaskStatus.CANCELLED
