@@ -117,6 +117,17 @@ class Projection:
         """Return what the projection says, to compare, show or store."""
         return State(self.seq, self.at, dict(self.tasks), dict(self.workers), set(self.paused))
 
+    # From a snapshot.
+
+    def share(self, spec: TaskSpec) -> TaskSpec:
+        """Return the spec that all tasks with equal ones share."""
+        return self._specs.setdefault(spec, spec)
+
+    def put_back(self, task: TaskRecord) -> None:
+        """Take in a task as a snapshot has it; its place in the line is `waiting`'s matter."""
+        self.tasks[task.id] = task
+        self._enter(task, restoring=True)
+
     # Trying events before they are written.
 
     def begin(self, at: int) -> None:
@@ -176,9 +187,7 @@ class Projection:
     def _enqueue(self, event: ev.TaskEnqueued) -> None:
         if event.task_id in self.tasks:
             raise IllegalEvent(event.task_id, ev.kind_of(event), self.tasks[event.task_id].status)
-        spec = TaskSpec.of(event)
-        shared = self._specs.setdefault(spec, spec)
-        self._replace(None, enqueued(event, shared, self.at))
+        self._replace(None, enqueued(event, self.share(TaskSpec.of(event)), self.at))
 
     def _replace(
         self, old: TaskRecord | None, new: TaskRecord | None, *, restoring: bool = False
@@ -199,7 +208,10 @@ class Projection:
 
     def _leave(self, task: TaskRecord, *, restoring: bool) -> None:
         spec, status = task.spec, task.status
-        self.counts[spec.queue][status] -= 1
+        counts = self.counts[spec.queue]
+        counts[status] -= 1
+        if not counts[status] and not any(counts.values()):
+            del self.counts[spec.queue]
         if status is _PENDING or status is _RETRYING:
             self.waiting.discard(task)
         elif status is _RUNNING:

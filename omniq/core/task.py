@@ -16,7 +16,7 @@ from omniq.core.transitions import TERMINAL, TaskStatus
 __all__ = ("Run", "TaskRecord", "TaskSpec", "WorkerRecord")
 
 
-class TaskSpec(msgspec.Struct, frozen=True, gc=False):
+class TaskSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The rules under which a task was enqueued; equal ones are shared by all their tasks."""
 
     name: str
@@ -44,7 +44,7 @@ class TaskSpec(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class Run(msgspec.Struct, frozen=True, gc=False):
+class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The latest attempt: who, when, and what was said about it."""
 
     worker: str = ""
@@ -91,7 +91,7 @@ class TaskRecord(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class WorkerRecord(msgspec.Struct, frozen=True):
+class WorkerRecord(msgspec.Struct, frozen=True, array_like=True):
     """A worker that joined and neither left nor was lost."""
 
     id: str

@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from heapq import heapify, heappop, heappush
+from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -159,6 +160,34 @@ class WaitingTasks:
                 return due_at
             heappop(self._later)
         return None
+
+    # For snapshots.
+
+    def copy(self) -> tuple[Iterable[TaskRecord], Iterable[tuple[int, int, TaskRecord]]]:
+        """Return who is ready, in the order of the line, and who comes later, with their ranks.
+
+        Void entries are among them. What was set aside stands where `recall` would put it.
+        """
+        assert self._trial is None, "what is only tried is in no snapshot"
+        aside = [task for tasks in self._aside.values() for task in tasks.values()]
+        aside.sort(key=attrgetter("due_at"))
+        lanes = [
+            queue.lanes[priority].copy()
+            for queue in self._queues.values()
+            for priority in reversed(queue.priorities)
+        ]
+        return chain(aside, *lanes), self._later.copy()
+
+    def put_back(self, task: TaskRecord) -> None:
+        """Take in a ready task as a snapshot has it, behind those before it."""
+        self._lane_of(task).append(task)
+        self._unswept += 1
+
+    def put_back_later(self, task: TaskRecord, rank: int) -> None:
+        """Take in a task that is not due yet, as a snapshot has it."""
+        heappush(self._later, (task.due_at, rank, task))
+        self._order = max(self._order, rank)
+        self._unswept += 1
 
     # Trying events before they are written.
 

@@ -19,6 +19,7 @@ from omniq.core import events as ev
 from omniq.core.decide import decide
 from omniq.core.ids import next_run_id
 from omniq.core.retry import RetryRule
+from omniq.core.snapshot import Capture, restore
 from omniq.errors import TaskNotFound
 from tests.core.language import ANY, BOOM, EVERY_NAME, Life, joined, line, lines, picture, task
 
@@ -190,6 +191,7 @@ class Machine(RuleBasedStateMachine):
         self.enqueued = 0
         self.before = None  # in a trial: the model and the picture at its beginning
         self.tried = []
+        self.snapshot = None
 
     def do(self, command):
         if self.before is None:
@@ -223,6 +225,24 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.before is None)
     def pass_time(self, microseconds):
         self.life.now += microseconds
+
+    @rule()
+    @precondition(lambda self: self.before is None)
+    def take_snapshot(self):
+        self.snapshot = len(self.life.commits), list(Capture(self.life.state).parts())
+
+    @rule()
+    @precondition(lambda self: self.before is None and self.snapshot)
+    def restart_from_snapshot(self):
+        self.life.state = self.restored()
+
+    def restored(self):
+        """Return what the latest snapshot and the commits behind it make."""
+        commits, parts = self.snapshot
+        *_, state = restore(parts)
+        for commit in self.life.commits[commits:]:
+            state.apply(commit)
+        return state
 
     @rule()
     @precondition(lambda self: self.before is None)
@@ -389,17 +409,15 @@ class Machine(RuleBasedStateMachine):
             assert record.attempt <= 1 + record.spec.retry.max_retries
 
     @invariant()
-    def live_state_is_the_fold_of_its_commits(self):
+    def live_state_is_the_fold_of_its_commits_and_snapshot_plus_tail(self):
         if self.before is not None:
             return
         live, now = self.life.state, self.life.now
-        folded = self.life.refolded()
-        assert picture(folded) == picture(live)
         live.waiting.recall(EVERY_NAME)
-        for queue in ("p", "q"):
-            expected = self.model.line(now, queue)
-            assert line(live, now, queue) == expected
-            assert line(folded, now, queue) == expected
+        for state in (live, self.life.refolded(), self.restored() if self.snapshot else live):
+            assert picture(state) == picture(live)
+            for queue in ("p", "q"):
+                assert line(state, now, queue) == self.model.line(now, queue)
 
     def teardown(self):
         """See the whole line, also of what is not due yet."""
@@ -410,6 +428,8 @@ class Machine(RuleBasedStateMachine):
             expected = self.model.line(end, queue)
             assert line(self.life.state, end, queue) == expected
             assert line(self.life.refolded(), end, queue) == expected
+            if self.snapshot:
+                assert line(self.restored(), end, queue) == expected
 
 
 def test_random_commands_have_the_effects_that_a_naive_model_has():

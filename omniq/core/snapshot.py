@@ -1,0 +1,192 @@
+"""A projection as bytes, and back: what a snapshot holds.
+
+`Capture` takes hold of a state at once, by shallow copies of its indexes. The records in them are
+immutable, so the bytes can be made later, part by part, while the live state goes on. `restore`
+makes the projection again. It cannot be told from a fold of the journal up to the same event: the
+same tasks, in the same line, under the same workers.
+
+A snapshot is a cache of one version of OmniQ: where `VERSION` is another one, it is as good as
+none, so these structs may change freely as long as the version does, too.
+"""
+
+from __future__ import annotations
+
+from itertools import batched
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from omniq.core.events import ErrorRecord
+from omniq.core.projection import Projection
+from omniq.core.task import NO_RUN, Run, TaskRecord, TaskSpec, WorkerRecord
+from omniq.core.transitions import TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ("Capture", "restore")
+
+VERSION: Final = 1
+TASKS_A_PART = 500  # about a millisecond of work
+PLACES_A_PART = 10_000
+
+
+class _Frame(msgspec.Struct, frozen=True, array_like=True, tag="frame"):
+    """The first part: what is not about single tasks."""
+
+    version: Literal[1]
+    seq: int
+    at: int
+    workers: list[WorkerRecord]
+    heard: dict[str, int]
+    paused: list[str]
+    series: dict[str, str]
+    running: dict[str, list[str]]
+
+
+class _Task(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A task's record; `spec` counts through the specs of all parts up to here."""
+
+    id: str
+    spec: int
+    payload: bytes
+    created_at: int
+    due_at: int
+    status: TaskStatus
+    attempt: int
+    run: Run | None
+    error: ErrorRecord | None
+    result: bytes | None
+
+
+class _Tasks(msgspec.Struct, frozen=True, array_like=True, tag="tasks"):
+    """Some tasks, in the order in which they were enqueued, and the specs that are new in them."""
+
+    specs: list[TaskSpec]
+    tasks: list[_Task]
+
+
+class _Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    """Some tasks that stand in line, by their numbers among all tasks, in the line's order."""
+
+    places: list[int]
+
+
+class _Later(msgspec.Struct, frozen=True, array_like=True, tag="later"):
+    """Some tasks that are not due yet, each with its rank among those due at the same time."""
+
+    places: list[tuple[int, int]]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[_Frame | _Tasks | _Ready | _Later] = msgspec.msgpack.Decoder(
+    _Frame | _Tasks | _Ready | _Later
+)
+
+
+class Capture:
+    """A state as it was when this was made, whatever becomes of the projection afterwards."""
+
+    def __init__(self, state: Projection) -> None:
+        self.seq = state.seq
+        self._tasks = state.tasks.copy()
+        self._ready, self._later = state.waiting.copy()
+        self._frame = _Frame(
+            version=VERSION,
+            seq=state.seq,
+            at=state.at,
+            workers=list(state.workers.values()),
+            heard=state.heard.copy(),
+            paused=sorted(state.paused),
+            series=state.series.copy(),
+            running={worker: list(held) for worker, held in state.running.items()},
+        )
+
+    def parts(self) -> Iterator[bytes]:
+        """Yield the state as bytes, at most a few milliseconds' work at a time."""
+        yield _encode(self._frame)
+        specs: dict[TaskSpec, int] = {}
+        places: dict[str, int] = {}  # of those that wait
+        count = 0
+        for records in batched(self._tasks.values(), TASKS_A_PART, strict=False):
+            known = len(specs)
+            rows = [_row(record, specs.setdefault(record.spec, len(specs))) for record in records]
+            yield _encode(_Tasks(list(specs)[known:], rows))
+            for place, record in enumerate(records, count):
+                if record.is_waiting:
+                    places[record.id] = place
+            count += len(records)
+        tasks = self._tasks
+        for records in batched(self._ready, PLACES_A_PART, strict=False):
+            # An entry whose record was replaced is void; the index keeps some of those.
+            ready = [places[task.id] for task in records if tasks.get(task.id) is task]
+            yield _encode(_Ready(ready))
+        for entries in batched(self._later, PLACES_A_PART, strict=False):
+            later = [
+                (places[task.id], rank) for _, rank, task in entries if tasks.get(task.id) is task
+            ]
+            yield _encode(_Later(later))
+
+
+def restore(parts: Iterable[bytes]) -> Iterator[Projection]:
+    """Yield the projection as it grows, after each part; the last one is whole.
+
+    Raises `msgspec.DecodeError` for parts of another version. That they are what was written, all
+    of it, the caller has verified.
+    """
+    state = Projection()
+    specs: list[TaskSpec] = []
+    records: list[TaskRecord] = []
+    for part in parts:
+        match _decoder.decode(part):
+            case _Frame() as frame:
+                state.seq, state.at = frame.seq, frame.at
+                state.workers = {worker.id: worker for worker in frame.workers}
+                state.heard, state.series = frame.heard, frame.series
+                state.paused = set(frame.paused)
+                state.running = {
+                    worker: dict.fromkeys(held) for worker, held in frame.running.items()
+                }
+            case _Tasks() as some:
+                specs.extend(map(state.share, some.specs))
+                for row in some.tasks:
+                    records.append(_record(row, specs[row.spec]))
+                    state.put_back(records[-1])
+            case _Ready(places):
+                for place in places:
+                    state.waiting.put_back(records[place])
+            case _Later(places):
+                for place, rank in places:
+                    state.waiting.put_back_later(records[place], rank)
+        yield state
+
+
+def _row(task: TaskRecord, spec: int) -> _Task:
+    run = None if task.run is NO_RUN else task.run
+    return _Task(
+        task.id,
+        spec,
+        task.payload,
+        task.created_at,
+        task.due_at,
+        task.status,
+        task.attempt,
+        run,
+        task.error,
+        task.result,
+    )
+
+
+def _record(row: _Task, spec: TaskSpec) -> TaskRecord:
+    return TaskRecord(
+        row.id,
+        spec,
+        row.payload,
+        row.created_at,
+        row.due_at,
+        row.status,
+        row.attempt,
+        row.run or NO_RUN,
+        row.error,
+        row.result,
+    )
