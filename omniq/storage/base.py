@@ -15,6 +15,7 @@ The suite in `omniq.testing` checks all of this for any backend.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -22,11 +23,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterable, Iterator, Sequence
 
     from omniq.core.events import Commit, Event
 
-__all__ = ("GENESIS", "BaseStorage", "Head", "events_of")
+__all__ = ("GENESIS", "BaseStorage", "Bookmark", "Head", "Snapshot", "events_of", "find_task")
 
 GENESIS = bytes(32)  # the digest "before" the first commit
 
@@ -37,6 +38,22 @@ class Head(msgspec.Struct, frozen=True):
     seq: int = 0
     at: int = 0
     digest: bytes = GENESIS
+
+
+class Bookmark(msgspec.Struct, frozen=True, array_like=True):
+    """The end of a commit, and what its backend needs to find what follows it."""
+
+    seq: int
+    at: int
+    digest: bytes
+    place: tuple[int, ...] = ()
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A state that a storage keeps for its owner: what it is, only the owner knows."""
+
+    bookmark: Bookmark
+    parts: list[bytes]
 
 
 class BaseStorage(ABC):
@@ -110,6 +127,57 @@ class BaseStorage(ABC):
     async def wait(self, seq: int) -> None:
         """Return once another handle has appended beyond `seq`, or perhaps has: look again."""
 
+    # Snapshots, and dropping the history that they make dispensable. A backend that leaves these
+    # as they are has none: opening it costs a fold of all of its history, which is kept for ever.
+
+    async def beginning(self) -> Head:
+        """Return what the first commit is chained to: `Head()`, unless history was dropped."""
+        return Head()
+
+    async def bookmark(self, seq: int) -> Bookmark | None:  # noqa: ARG002 - for those who keep snapshots
+        """Return the place behind `seq`, where this handle has just read or appended.
+
+        None if the backend keeps no snapshots.
+        """
+        return None
+
+    async def save_snapshot(  # noqa: B027 - as above
+        self, bookmark: Bookmark, parts: AsyncIterable[bytes]
+    ) -> None:
+        """Keep a state, whole or not at all; it and what it is of are durable when this returns.
+
+        The newest snapshot and the one before it are kept. Raises `StorageError` if it cannot be
+        written; that finishes nothing.
+        """
+
+    async def snapshot_seq(self) -> int:
+        """Return of which sequence number the newest snapshot is, verified or not; 0 for none."""
+        return 0
+
+    async def load_snapshot(
+        self,
+        before: int | None = None,  # noqa: ARG002 - as above
+    ) -> Snapshot | None:
+        """Return the newest snapshot (`before` a sequence number) that verifies, None without one.
+
+        One that does not verify is ignored with a warning. The handle can `read` on from there
+        without reading what is before it. Raises `CorruptJournal` if none verifies and the history
+        that would do instead was dropped.
+        """
+        return None
+
+    async def drop_history(
+        self,
+        *,
+        before: int,  # noqa: ARG002 - as above
+        until: int,  # noqa: ARG002
+    ) -> Head:
+        """Drop commits from before the time `before`, up to `until` at most; return `beginning`.
+
+        Only whole pieces go, and never what is behind the older of the two snapshots.
+        """
+        return Head()
+
     def exclusive(self) -> AbstractAsyncContextManager[object]:
         """Return a section in which, as far as the backend can, nobody else appends."""
         return nullcontext()
@@ -133,6 +201,18 @@ class BaseStorage(ABC):
         Only asked for workers that run under this kernel (`WorkerJoined.boot`).
         """
         return False
+
+
+async def find_task(storage: BaseStorage, task_id: str) -> list[tuple[int, Commit, Event]]:
+    """Return the events of one task by reading all of a journal, letting the event loop go on."""
+    found: list[tuple[int, Commit, Event]] = []
+    seq = (await storage.beginning()).seq
+    while commits := await storage.read(seq):
+        seq = commits[-1].last_seq
+        for commit in commits:
+            found.extend(events_of(commit, task_id))
+        await asyncio.sleep(0)
+    return found
 
 
 def events_of(commit: Commit, task_id: str) -> Iterator[tuple[int, Commit, Event]]:

@@ -69,6 +69,9 @@ class Disk:
     def rename(self, source: Path, target: Path) -> None:
         source.rename(target)
 
+    def remove(self, path: Path) -> None:
+        path.unlink()
+
     # Compounds of the above.
 
     def write_all(self, descriptor: int, data: bytes, offset: int) -> None:

@@ -11,30 +11,29 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from omniq.core.events import Commit
-from omniq.errors import JournalConflict, StorageError, UnsupportedFormat
+from omniq.errors import JournalConflict, StorageError
 from omniq.host import random_bytes
-from omniq.storage.base import GENESIS, Head, events_of
+from omniq.storage.base import GENESIS, Bookmark, Head, Snapshot, find_task
 from omniq.storage.disk import Disk, storage_error, system_errors
 from omniq.storage.encoding import chain, encode_commit
+from omniq.storage.folder import SegmentFolder, hint_of, position_of
 from omniq.storage.framing import (
     SEGMENT_HEADER_BYTES,
-    BadBytes,
     SegmentHeader,
     pack_frame,
     pack_segment_header,
 )
+from omniq.storage.history import History
 from omniq.storage.local import Durability, LocalStorage, finished
-from omniq.storage.rendezvous import OWN_NAMES, HeadHint, Rendezvous
+from omniq.storage.rendezvous import OWN_NAMES, Rendezvous
 from omniq.storage.segments import (
     Position,
     Segment,
-    SegmentFolder,
     Tear,
     cut_off,
     ends_with_its_frame,
@@ -44,7 +43,7 @@ from omniq.storage.segments import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterable, Callable, Sequence
 
     from omniq.core.events import Event
 
@@ -74,6 +73,7 @@ class FileStorage(LocalStorage):
         self._segment_bytes = segment_bytes
         self._disk = disk or Disk()
         self._segments = SegmentFolder(self._disk, self.path, writable=not read_only)
+        self._history = History(self._disk, self.path, self._segments)
         self._end: Position | None = None  # where the next frame goes
         self._cursor: Position | None = None  # where the last `read` stopped
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
@@ -107,53 +107,32 @@ class FileStorage(LocalStorage):
 
     async def _find_or_create(self) -> None:
         if self.read_only:
-            self._check_directory()
+            self._segments.check()
             self._end = await self._in_thread(self._find_end)
             return
-        self._prepare_directory()
+        self._segments.prepare(OWN_NAMES)
         self._rendezvous = rendezvous = Rendezvous(self.path)
         await rendezvous.enter()
         try:
             self._end = await self._in_thread(lambda: self._recover(rendezvous))
-            rendezvous.publish(_hint_of(self._end))
+            rendezvous.publish(hint_of(self._end))
         finally:
             rendezvous.leave()
 
-    async def _in_thread(self, work: Callable[[], Position]) -> Position:
+    async def _in_thread[T](self, work: Callable[[], T]) -> T:
         return await finished(asyncio.get_running_loop().run_in_executor(None, work))
-
-    def _check_directory(self) -> None:
-        if not self.path.is_dir():
-            what = "is not a directory" if self._disk.exists(self.path) else "does not exist"
-            raise UnsupportedFormat(f"{self.path} {what}, so there is no journal to read")
-        if not self._segments.firsts():
-            raise UnsupportedFormat(f"{self.path} holds no segment of an OmniQ journal")
-
-    def _prepare_directory(self) -> None:
-        with suppress(FileExistsError):
-            self._disk.make_directory(self.path)
-        if not self.path.is_dir():
-            raise UnsupportedFormat(
-                f"{self.path} is a file, and a file journal is a directory. It was not "
-                "touched. Next: name another path, or one that ends in .db for SQLite"
-            )
-        names = {name for name in self._disk.list(self.path) if not name.endswith(".tmp")}
-        if names - OWN_NAMES and not self._segments.firsts():
-            raise UnsupportedFormat(
-                f"{self.path} holds other files and no journal. It was not touched. "
-                "Next: name an empty or a new directory"
-            )
 
     def _recover(self, rendezvous: Rendezvous) -> Position:
         """Return the journal's end, by the hint if it can be trusted, else by looking."""
         if not self._segments.firsts():
+            self._history.check_empty()
             header = SegmentHeader(random_bytes(16), number=1, first_seq=1, at=0, previous=GENESIS)
             self._disk.create(self.path / segment_name(1), pack_segment_header(header))
         last = self._segments.open_last()
         rendezvous.bind(last.header.journal_id)
         hint = rendezvous.read_hint()
         if hint is not None and hint.segment == last.first_seq:
-            end = _position_of(last, hint)
+            end = position_of(last, hint)
             if last.size() == hint.offset and ends_with_its_frame(end):
                 self._durable = end.durable
                 return end
@@ -188,7 +167,7 @@ class FileStorage(LocalStorage):
         end = self._position()
         hint = rendezvous.read_hint()
         if hint is not None and hint.seq > end.seq:
-            self._move_end(_position_of(self._segments.open(hint.segment, end, self._cursor), hint))
+            self._move_end(position_of(self._segments.open(hint.segment, end, self._cursor), hint))
             end = self._position()
         if hint is None or end.segment.size() != end.offset:
             # A process wrote, or began a segment, and died before it could say so.
@@ -196,7 +175,7 @@ class FileStorage(LocalStorage):
             end = self._position()
             if tear is not None:
                 cut_off(end, tear)
-            rendezvous.publish(_hint_of(end))
+            rendezvous.publish(hint_of(end))
 
     def _follow(self) -> Tear | None:
         """Move the end behind everything that was written, in whatever segment."""
@@ -259,7 +238,7 @@ class FileStorage(LocalStorage):
         end.offset += len(frame)
         end.seq = commit.last_seq
         end.at = commit.at
-        self._shared().publish(_hint_of(end))
+        self._shared().publish(hint_of(end))
 
     def _take_back(self, end: Position, error: OSError) -> None:
         """Remove what a failed write left, so that the journal stays valid; always raises."""
@@ -292,7 +271,7 @@ class FileStorage(LocalStorage):
                 if self._disk.exists(path):
                     self._fail(f"the segment {path} is there, but perhaps not durable")
                 else:
-                    rendezvous.publish(_hint_of(end))
+                    rendezvous.publish(hint_of(end))
                 raise
         self._move_end(start)
         return start
@@ -300,8 +279,10 @@ class FileStorage(LocalStorage):
     # Syncing.
 
     async def sync(self, seq: int) -> None:
-        if seq <= self.durable:
-            return
+        if seq > self.durable:
+            await self._sync(seq)
+
+    async def _sync(self, seq: int) -> None:
         segment, known = self._furthest()
         if seq > known and self._rendezvous is not None and not self._inside:
             async with self:
@@ -310,11 +291,11 @@ class FileStorage(LocalStorage):
             raise StorageError(f"sequence number {seq} is behind the end, {known}")
         # The descriptor is duplicated: the segment may be rotated away and closed meanwhile.
         descriptor = self._disk.duplicate(segment.descriptor)
-        loop = asyncio.get_running_loop()
-        await finished(
-            loop.run_in_executor(self._syncer, self._sync_and_close, segment, descriptor)
-        )
+        await self._in_syncer(lambda: self._sync_and_close(segment, descriptor))
         self._durable = max(self._durable, known)
+
+    async def _in_syncer[T](self, work: Callable[[], T]) -> T:
+        return await finished(asyncio.get_running_loop().run_in_executor(self._syncer, work))
 
     def _furthest(self) -> tuple[Segment, int]:
         """Return the last place that this handle knows of."""
@@ -362,8 +343,10 @@ class FileStorage(LocalStorage):
                 looks_again = False
             elif cursor.seq >= self._known_end():
                 return []
+            elif self._segments.firsts()[0] > cursor.seq + 1:
+                raise self._segments.dropped(cursor.seq)
             elif looks_again:
-                self._report(cursor, problem)
+                raise cursor.damage(problem)
             else:
                 # By now the journal goes on here: that was written after the look, or is damaged.
                 looks_again = True
@@ -377,11 +360,8 @@ class FileStorage(LocalStorage):
             cursor = msgspec.structs.replace(end)
         else:
             firsts = self._segments.firsts()
-            if not firsts or firsts[0] > after + 1:
-                raise StorageError(
-                    f"the journal {self.path} has no events between {after + 1} and its first "
-                    f"segment, {segment_name(firsts[0]) if firsts else 'which is gone'}"
-                )
+            if firsts[0] > after + 1:
+                raise self._segments.dropped(after)
             first = firsts[bisect_right(firsts, after + 1) - 1]
             cursor = Position.start_of(self._segments.open(first, end))
         self._cursor = cursor
@@ -393,27 +373,14 @@ class FileStorage(LocalStorage):
         hint = None if rendezvous is None else rendezvous.read_hint()
         return end.seq if hint is None else max(end.seq, hint.seq)
 
-    def _report(self, cursor: Position, problem: BadBytes | None) -> NoReturn:
-        """Raise `CorruptJournal`: the journal goes on behind the cursor, and cannot be read."""
-        if problem is None:
-            problem = BadBytes(f"sequence number {cursor.seq + 1}", "the end of the segment")
-        raise cursor.segment.corrupt(cursor.offset, cursor.seq + 1, problem.expected, problem.found)
-
     async def read_task(self, task_id: str) -> list[tuple[int, Commit, Event]]:
         self._check()
         reader = FileStorage(self.path, read_only=True, disk=self._disk)
-        found: list[tuple[int, Commit, Event]] = []
         await reader.open()
         try:
-            seq = 0
-            while commits := await reader.read(seq):
-                seq = commits[-1].last_seq
-                for commit in commits:
-                    found.extend(events_of(commit, task_id))
-                await asyncio.sleep(0)
+            return await find_task(reader, task_id)
         finally:
             await reader.close()
-        return found
 
     async def head(self) -> Head:
         if self.read_only:
@@ -425,17 +392,53 @@ class FileStorage(LocalStorage):
         end = self._position()
         return Head(end.seq, end.at, end.digest)
 
+    # Snapshots and dropping history.
+
+    async def beginning(self) -> Head:
+        self._check()
+        return self._history.beginning()
+
+    async def bookmark(self, seq: int) -> Bookmark:
+        for place in (self._position(), self._cursor):
+            if place is not None and place.seq == seq:
+                at = (place.segment.first_seq, place.frame_offset, place.offset)
+                return Bookmark(seq, place.at, place.digest, at)
+        raise StorageError(f"this handle on {self.path} does not stand at sequence number {seq}")
+
+    async def save_snapshot(self, bookmark: Bookmark, parts: AsyncIterable[bytes]) -> None:
+        # Also with durability="os": a state must not outlive the events that it is of.
+        if bookmark.seq > self._durable:
+            await self._sync(bookmark.seq)
+        journal_id = self._position().segment.header.journal_id
+        with system_errors(f"cannot write a snapshot of {self.path}"):
+            await self._history.snapshots.save(journal_id, bookmark, parts, self._in_syncer)
+
+    async def snapshot_seq(self) -> int:
+        self._check()
+        return max(self._history.snapshots.seqs(), default=0)
+
+    async def load_snapshot(self, before: int | None = None) -> Snapshot | None:
+        end = self._position()
+        with system_errors(f"cannot read the snapshots of {self.path}"):
+            snapshot = await self._in_thread(
+                lambda: self._history.load(before, set_aside=not self.read_only)
+            )
+            if snapshot is not None:
+                first = self._history.segment_of(snapshot.bookmark)
+                segment = self._segments.open(first, end)
+                self._cursor = self._history.place(snapshot.bookmark, segment)
+        return snapshot
+
+    async def drop_history(self, *, before: int, until: int) -> Head:
+        with system_errors(f"cannot drop history of {self.path}"):
+            firsts = await self._in_thread(lambda: self._history.droppable(before, until))
+            async with self:
+                if self._history.began_before(self._position().segment, before):
+                    self._rotate()  # so that it can be dropped when all of it is as old
+            await self._in_thread(lambda: self._history.drop(firsts))
+        return await self.beginning()
+
     def _position(self) -> Position:
         self._check()
         assert self._end is not None, "an open handle knows the journal's end"
         return self._end
-
-
-def _hint_of(end: Position) -> HeadHint:
-    return HeadHint(
-        end.segment.header.first_seq, end.frame_offset, end.offset, end.seq, end.at, end.digest
-    )
-
-
-def _position_of(segment: Segment, hint: HeadHint) -> Position:
-    return Position(segment, hint.offset, hint.seq, hint.digest, hint.at, hint.frame_offset)

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = (
     "Position",
     "Segment",
-    "SegmentFolder",
     "Tear",
     "cut_off",
     "ends_with_its_frame",
@@ -46,93 +45,14 @@ __all__ = (
 )
 
 SUFFIX = ".seg"
-_DIGITS = 20
+DIGITS = 20
 _READ_BYTES = 1 << 20
 
 _log = logging.getLogger(__name__)
 
 
 def segment_name(first_seq: int) -> str:
-    return f"{first_seq:0{_DIGITS}}{SUFFIX}"
-
-
-class SegmentFolder:
-    """The segments of one journal; those that are in use are open."""
-
-    def __init__(self, disk: Disk, path: Path, *, writable: bool) -> None:
-        self.disk = disk
-        self.path = path
-        self._writable = writable
-        self._open: dict[int, Segment] = {}
-
-    def firsts(self) -> list[int]:
-        """Return the first sequence numbers of all segments, in order."""
-        return sorted(
-            int(name[:_DIGITS])
-            for name in self.disk.list(self.path)
-            if len(name) == _DIGITS + len(SUFFIX)
-            and name.endswith(SUFFIX)
-            and name[:_DIGITS].isdigit()
-        )
-
-    def open(self, first_seq: int, *in_use: Position | None) -> Segment:
-        """Return an open segment, and close those that no position in use is in."""
-        segment = self._open.get(first_seq)
-        if segment is None:
-            segment = Segment(self.disk, self.path, first_seq, writable=self._writable)
-            used = {place.segment.first_seq for place in in_use if place is not None}
-            for other in set(self._open) - used:
-                self._open.pop(other).close()
-            self._open[first_seq] = segment
-        return segment
-
-    def open_last(self) -> Segment:
-        """Return the last segment, which must be of the same journal as the one before it."""
-        firsts = self.firsts()
-        last = self.open(firsts[-1])
-        if len(firsts) > 1:
-            before = Segment(self.disk, self.path, firsts[-2], writable=False)
-            before.close()
-            wanted = (before.header.journal_id, before.header.number + 1)
-            if last.header[:2] != wanted:
-                raise last.corrupt(
-                    0,
-                    last.first_seq,
-                    f"segment {wanted[1]} of journal {wanted[0].hex()}",
-                    f"segment {last.header.number} of journal {last.header.journal_id.hex()}",
-                )
-        return last
-
-    def has_after(self, place: Position) -> bool:
-        """Whether there is a segment that begins behind a position in another one."""
-        following = place.seq + 1
-        return following != place.segment.first_seq and self.disk.exists(
-            self.path / segment_name(following)
-        )
-
-    def start_after(self, place: Position, *in_use: Position | None) -> Position:
-        """Return the beginning of the segment that follows the one which ends at a position."""
-        before, first_seq = place.segment.header, place.seq + 1
-        if not self.has_after(place):
-            raise CorruptJournal(
-                str(self.path),
-                segment=segment_name(first_seq),
-                offset=0,
-                sequence=first_seq,
-                expected="a segment that begins there",
-                found="no such file",
-            )
-        segment = self.open(first_seq, place, *in_use)
-        wanted = SegmentHeader(
-            before.journal_id, before.number + 1, first_seq, place.at, place.digest
-        )
-        if segment.header != wanted:
-            raise segment.corrupt(0, first_seq, str(wanted), str(segment.header))
-        return Position.start_of(segment)
-
-    def close(self) -> None:
-        while self._open:
-            self._open.popitem()[1].close()
+    return f"{first_seq:0{DIGITS}}{SUFFIX}"
 
 
 class Segment:
@@ -279,6 +199,12 @@ class Position(msgspec.Struct):
         self.offset += FRAME_HEADER_BYTES + len(payload)
         self.seq = commit.last_seq
         self.at = commit.at
+
+    def damage(self, problem: BadBytes | None) -> CorruptJournal:
+        """Return the error that the journal goes on behind here, and cannot be read."""
+        if problem is None:
+            problem = BadBytes(f"sequence number {self.seq + 1}", "the end of the segment")
+        return self.segment.corrupt(self.offset, self.seq + 1, problem.expected, problem.found)
 
 
 class Tear(NamedTuple):

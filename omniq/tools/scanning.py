@@ -18,6 +18,7 @@ from omniq.errors import CorruptJournal, UnsupportedFormat
 from omniq.storage.base import GENESIS
 from omniq.storage.disk import Disk
 from omniq.storage.encoding import MAX_COMMIT_BYTES, chain, decode_commit
+from omniq.storage.folder import SegmentFolder
 from omniq.storage.framing import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
@@ -27,7 +28,7 @@ from omniq.storage.framing import (
     unpack_frame_header,
     verify_payload,
 )
-from omniq.storage.segments import Segment, SegmentFolder, segment_name
+from omniq.storage.segments import Segment, segment_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,154 @@
+"""How far a file journal goes back: its snapshots, and the segments that they make dispensable.
+
+History is dropped a segment at a time, the oldest first, and only behind two snapshots that
+verify. From then on the older of them is where the journal begins, so a crash in between leaves a
+journal that goes back further than it has to.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from omniq.errors import CorruptJournal
+from omniq.storage.base import Bookmark, Head, Snapshot
+from omniq.storage.segments import Position, Segment, ends_with_its_frame, segment_name
+from omniq.storage.snapshots import KEPT, BadSnapshot, SnapshotFolder, snapshot_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from omniq.storage.disk import Disk
+    from omniq.storage.folder import SegmentFolder
+
+__all__ = ("History",)
+
+_log = logging.getLogger(__name__)
+
+
+class History:
+    """The snapshots and the oldest segments of one journal. Every method works on the disk."""
+
+    def __init__(self, disk: Disk, path: Path, segments: SegmentFolder) -> None:
+        self.snapshots = SnapshotFolder(disk, path)
+        self._disk = disk
+        self._path = path
+        self._segments = segments
+
+    def beginning(self) -> Head:
+        """Return what the first commit of the first segment is chained to."""
+        segment = self._segment(self._segments.firsts()[0])
+        return Head(segment.first_seq - 1, segment.header.at, segment.header.previous)
+
+    def check_empty(self) -> None:
+        """See that there is no snapshot: the journal would have lost its segments."""
+        if seqs := self.snapshots.seqs():
+            raise CorruptJournal(
+                str(self._path),
+                segment=segment_name(seqs[-1] + 1),
+                offset=0,
+                sequence=seqs[-1],
+                expected="the segments that the snapshots there are of",
+                found="no segment",
+            )
+
+    def load(self, before: int | None, *, set_aside: bool) -> Snapshot | None:
+        """Return the newest snapshot that verifies, and perhaps rename those that do not."""
+        first = self._segments.firsts()[0]
+        for seq in reversed(self.snapshots.seqs()):
+            if seq < first - 1 or (before is not None and seq >= before):
+                continue
+            try:
+                return self._verified(seq)
+            except (BadSnapshot, OSError) as error:
+                self._complain(seq, error, set_aside=set_aside)
+        if first > 1:
+            raise CorruptJournal(
+                str(self._path),
+                segment=segment_name(first),
+                offset=0,
+                sequence=first,
+                expected=f"a snapshot to begin with, since events 1 to {first - 1} were dropped",
+                found="none that verifies",
+            )
+        return None
+
+    def _verified(self, seq: int) -> Snapshot:
+        journal_id = self._segment(self._segments.firsts()[-1]).header.journal_id
+        snapshot = snapshot_of(journal_id, self.snapshots.read(seq))
+        first = self.segment_of(snapshot.bookmark)
+        segment = Segment(self._disk, self._path, first, writable=False)
+        try:
+            self.place(snapshot.bookmark, segment)
+        finally:
+            segment.close()
+        return snapshot
+
+    def _complain(self, seq: int, error: Exception, *, set_aside: bool) -> None:
+        path = self.snapshots.file(seq)
+        _log.warning(
+            "the snapshot %s was ignored: %s", path, error, extra={"action": "snapshot_ignored"}
+        )
+        if set_aside and isinstance(error, BadSnapshot):
+            # It must not count as one of those that are kept.
+            self._disk.rename(path, path.with_name(f"{path.name}.bad"))
+
+    def segment_of(self, bookmark: Bookmark) -> int:
+        """Return which segment a bookmark is in; raises `BadSnapshot` if there is none."""
+        firsts = self._segments.firsts()
+        for first in (bookmark.place[0], bookmark.seq + 1):  # the second if the first was dropped
+            if first in firsts:
+                return first
+        raise BadSnapshot(f"the journal has no segment {segment_name(bookmark.place[0])}")
+
+    def place(self, bookmark: Bookmark, segment: Segment) -> Position:
+        """Return the place of a bookmark; raises `BadSnapshot` if the journal does not have it."""
+        _, frame_offset, offset = bookmark.place
+        if segment.first_seq == bookmark.seq + 1:
+            frame_offset, offset = 0, Position.start_of(segment).offset
+        seq, digest, at = bookmark.seq, bookmark.digest, bookmark.at
+        position = Position(segment, offset, seq, digest, at, frame_offset)
+        if segment.size() < offset or not ends_with_its_frame(position):
+            raise BadSnapshot(f"the journal has no such commit at sequence number {seq}")
+        return position
+
+    def droppable(self, before: int, until: int) -> list[int]:
+        """Return the segments, the oldest first, whose events are all older and not needed."""
+        found: list[int] = []
+        limit = min(until, self._second_snapshot())
+        for first, following in pairwise(self._segments.firsts()):
+            if following - 1 > limit or self._segment(following).header.at >= before:
+                break
+            found.append(first)
+        return found
+
+    def _second_snapshot(self) -> int:
+        """Return up to where two snapshots make the history dispensable."""
+        seqs = self.snapshots.seqs()[-KEPT:]
+        if len(seqs) < KEPT:
+            return 0
+        for seq in seqs:
+            try:
+                self._verified(seq)
+            except (BadSnapshot, OSError) as error:
+                self._complain(seq, error, set_aside=True)
+                return 0
+        return seqs[0]
+
+    def drop(self, firsts: list[int]) -> None:
+        """Remove these segments."""
+        for first in firsts:
+            self._disk.remove(self._path / segment_name(first))
+            self._disk.sync_directory(self._path)
+
+    def began_before(self, segment: Segment, at: int) -> bool:
+        """Whether the first commit of a segment is older than this."""
+        commits, _ = Position.start_of(segment).read(1)
+        return bool(commits) and commits[0].at < at
+
+    def _segment(self, first: int) -> Segment:
+        """Return a segment with its header, closed again."""
+        segment = Segment(self._disk, self._path, first, writable=False)
+        segment.close()
+        return segment
