@@ -291,11 +291,11 @@ class FileStorage(LocalStorage):
             raise StorageError(f"sequence number {seq} is behind the end, {known}")
         # The descriptor is duplicated: the segment may be rotated away and closed meanwhile.
         descriptor = self._disk.duplicate(segment.descriptor)
-        await self._in_syncer(lambda: self._sync_and_close(segment, descriptor))
+        loop = asyncio.get_running_loop()
+        await finished(
+            loop.run_in_executor(self._syncer, self._sync_and_close, segment, descriptor)
+        )
         self._durable = max(self._durable, known)
-
-    async def _in_syncer[T](self, work: Callable[[], T]) -> T:
-        return await finished(asyncio.get_running_loop().run_in_executor(self._syncer, work))
 
     def _furthest(self) -> tuple[Segment, int]:
         """Return the last place that this handle knows of."""
@@ -411,7 +411,7 @@ class FileStorage(LocalStorage):
             await self._sync(bookmark.seq)
         journal_id = self._position().segment.header.journal_id
         with system_errors(f"cannot write a snapshot of {self.path}"):
-            await self._history.snapshots.save(journal_id, bookmark, parts, self._in_syncer)
+            await self._history.snapshots.save(journal_id, bookmark, parts, self._in_thread)
 
     async def snapshot_seq(self) -> int:
         self._check()

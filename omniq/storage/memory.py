@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from omniq.core.events import Commit
 from omniq.errors import JournalConflict, StorageClosed, StorageError
-from omniq.storage.base import BaseStorage, Head, events_of
+from omniq.storage.base import BaseStorage, Bookmark, Head, Snapshot, events_of
 from omniq.storage.encoding import chain, encode_commit
+from omniq.storage.snapshots import KEPT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterable, Sequence
 
     from omniq.core.events import Event
 
@@ -27,8 +28,13 @@ class _Journal:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.commits: list[Commit] = []
-        self.head = Head()
+        self.ends: list[Head] = [Head()]  # before the first commit, and of each
+        self.snapshots: list[Snapshot] = []
         self.waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+
+def _seq_of(snapshot: Snapshot) -> int:
+    return snapshot.bookmark.seq
 
 
 class MemoryStorage(BaseStorage):
@@ -66,13 +72,13 @@ class MemoryStorage(BaseStorage):
     ) -> Commit:
         journal = self._journal
         with journal.lock:
-            head = journal.head
+            head = journal.ends[-1]
             if expected is not None and expected != head.seq:
                 raise JournalConflict(expected, head.seq)
             commit = Commit(head.seq + 1, max(at, head.at), actor, list(events))
             digest = chain(head.digest, encode_commit(commit))
             journal.commits.append(commit)
-            journal.head = Head(commit.last_seq, commit.at, digest)
+            journal.ends.append(Head(commit.last_seq, commit.at, digest))
             waiting, journal.waiting = journal.waiting, []
         for loop, event in waiting:
             with suppress(RuntimeError):  # a loop that was closed waits for nothing
@@ -80,7 +86,11 @@ class MemoryStorage(BaseStorage):
         return commit
 
     async def read(self, after: int, limit: int = 4096) -> list[Commit]:
-        commits = self._journal.commits
+        commits, begins = self._journal.commits, self._journal.ends[0].seq
+        if after < begins:
+            raise StorageError(
+                f"the events up to {begins} were dropped, so {after} has no next one"
+            )
         start = bisect_left(commits, after + 1, key=lambda commit: commit.first_seq)
         stop, count = start, 0
         while stop < len(commits) and count < limit:
@@ -92,22 +102,58 @@ class MemoryStorage(BaseStorage):
         return [found for commit in self._journal.commits for found in events_of(commit, task_id)]
 
     async def head(self) -> Head:
-        return self._journal.head
+        return self._journal.ends[-1]
 
     @property
     def durable(self) -> int:
-        return self._journal.head.seq
+        return self._journal.ends[-1].seq
 
     async def sync(self, seq: int) -> None:
-        ends = self._journal.head.seq
+        ends = self._journal.ends[-1].seq
         if seq > ends:
             raise StorageError(f"sequence number {seq} is behind the end, {ends}")
+
+    async def beginning(self) -> Head:
+        return self._journal.ends[0]
+
+    async def bookmark(self, seq: int) -> Bookmark:
+        ends = self._journal.ends
+        end = ends[bisect_left(ends, seq, key=lambda end: end.seq)]
+        return Bookmark(seq, end.at, end.digest)
+
+    async def save_snapshot(self, bookmark: Bookmark, parts: AsyncIterable[bytes]) -> None:
+        snapshot = Snapshot(bookmark, [part async for part in parts])
+        journal = self._journal
+        with journal.lock:
+            others = [kept for kept in journal.snapshots if kept.bookmark.seq != bookmark.seq]
+            journal.snapshots = sorted([*others, snapshot], key=_seq_of)[-KEPT:]
+
+    async def snapshot_seq(self) -> int:
+        return max(map(_seq_of, self._journal.snapshots), default=0)
+
+    async def load_snapshot(self, before: int | None = None) -> Snapshot | None:
+        for snapshot in reversed(self._journal.snapshots):
+            if before is None or _seq_of(snapshot) < before:
+                return snapshot
+        return None
+
+    async def drop_history(self, *, before: int, until: int) -> Head:
+        journal = self._journal
+        with journal.lock:
+            limit = (
+                min(until, _seq_of(journal.snapshots[0])) if len(journal.snapshots) == KEPT else 0
+            )
+            count = 0
+            while journal.ends[count + 1].seq <= limit and journal.ends[count + 1].at < before:
+                count += 1
+            del journal.commits[:count], journal.ends[:count]
+        return journal.ends[0]
 
     async def wait(self, seq: int) -> None:
         journal, event = self._journal, asyncio.Event()
         entry = (asyncio.get_running_loop(), event)
         with journal.lock:
-            if journal.head.seq > seq:
+            if journal.ends[-1].seq > seq:
                 return
             journal.waiting.append(entry)
         try:

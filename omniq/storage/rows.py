@@ -6,23 +6,23 @@ specification is docs/reference/journal-format.md.
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from omniq.core.events import Commit, kind_of
 from omniq.errors import CorruptJournal, StorageError, UnsupportedFormat
-from omniq.storage.base import GENESIS, Head, events_of
+from omniq.storage.base import Head, events_of
 from omniq.storage.encoding import chain, check_size, decode_commit, encode_event, joined
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from omniq.core.events import Event
 
-__all__ = ("APPLICATION_ID", "FORMAT_VERSION", "SCHEMA", "Table", "Verified")
+__all__ = ("APPLICATION_ID", "FORMAT_VERSION", "SCHEMA", "Table", "Verified", "prepare")
 
 APPLICATION_ID = 0x4F6D6E51  # "OmnQ", in the database's header
 FORMAT_VERSION = 1  # in its user_version
@@ -43,6 +43,13 @@ CREATE TABLE events (
     digest  BLOB,               -- on the last event of a commit: the hash chain up to here
     durable INTEGER             -- on the last event of a commit: whether it was synced with it
 );
+CREATE TABLE beginning (seq INTEGER NOT NULL, at INTEGER NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE snapshots (
+    seq  INTEGER NOT NULL,      -- of the last event in the state
+    part INTEGER NOT NULL,      -- the digest at the end is part -1: without it, it is not whole
+    data BLOB NOT NULL,
+    PRIMARY KEY (seq, part)
+);
 CREATE INDEX events_by_task ON events (task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX events_of_expiry ON events (seq) WHERE kind = 'result.expired';
 """
@@ -56,10 +63,49 @@ _READ = "SELECT seq, at, actor, data, digest, durable FROM events WHERE seq > ? 
 _OF_TASK = """
 SELECT seq FROM events WHERE task_id = ? UNION SELECT seq FROM events
 WHERE kind = 'result.expired' AND instr(data, CAST(? AS BLOB)) ORDER BY seq"""
+_BEGINNING = "SELECT seq, at, digest FROM beginning ORDER BY seq DESC LIMIT 1"
 _COMMIT_BEFORE = """
 SELECT seq, digest FROM events WHERE seq < ? AND digest IS NOT NULL ORDER BY seq DESC LIMIT 1"""
 
 type _Row = tuple[int, int, str, object, object, object]
+
+
+def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    """See that this is the database of a journal; an empty one becomes one.
+
+    Raises `UnsupportedFormat` for anything else, before anything was changed.
+    """
+    connection.execute("BEGIN")  # another process may be creating the schema just now
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    connection.execute("ROLLBACK")
+    if application == APPLICATION_ID:
+        if version > FORMAT_VERSION:
+            raise UnsupportedFormat(
+                f"{path} has format version {version}; this OmniQ reads up to "
+                f"{FORMAT_VERSION}. It was not touched. Next: install the OmniQ that wrote it"
+            )
+    elif application or version or objects or read_only:
+        raise UnsupportedFormat(
+            f"{path} is a database of something else ({objects} tables and indexes). "
+            "It was not touched. Next: name another path"
+        )
+    else:
+        _create(connection)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        connection.executescript(SCHEMA)
+    except sqlite3.OperationalError:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        if application != APPLICATION_ID:  # otherwise another process was first
+            raise
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -75,6 +121,11 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    def beginning(self, connection: sqlite3.Connection) -> Head:
+        """Return what the first row is chained to, which was dropped or is nothing."""
+        row = connection.execute(_BEGINNING).fetchone()
+        return Head() if row is None else Head(row[0], row[1], _blob(row[2]))
 
     def head(self, connection: sqlite3.Connection) -> Head:
         row = connection.execute(_HEAD).fetchone()
@@ -118,13 +169,20 @@ class Table:
         if rows:
             raise self.corrupt(after + 1, "a commit with a digest at its end", "none")
 
-    def digest_at(self, connection: sqlite3.Connection, seq: int) -> bytes:
-        if seq == 0:
-            return GENESIS
-        row = connection.execute("SELECT digest FROM events WHERE seq = ?", (seq,)).fetchone()
-        if row is None or row[0] is None:
+    def end_at(self, connection: sqlite3.Connection, seq: int) -> Head:
+        """Return the end of the commit that ends at `seq`."""
+        beginning = self.beginning(connection)
+        if seq == beginning.seq:
+            return beginning
+        if seq < beginning.seq:
+            raise StorageError(
+                f"the journal {self._path} begins with sequence number {beginning.seq + 1}: what "
+                f"follows {seq} was dropped. Next: begin with its snapshot"
+            )
+        row = connection.execute("SELECT at, digest FROM events WHERE seq = ?", (seq,)).fetchone()
+        if row is None or row[1] is None:
             raise StorageError(f"no commit of {self._path} ends at sequence number {seq}")
-        return _blob(row[0])
+        return Head(seq, row[0], _blob(row[1]))
 
     def history(
         self, connection: sqlite3.Connection, task_id: str
@@ -134,8 +192,11 @@ class Table:
         ended = 0
         for (seq,) in connection.execute(_OF_TASK, (task_id, task_id)).fetchall():
             if seq > ended:
-                before = connection.execute(_COMMIT_BEFORE, (seq,)).fetchone() or (0, GENESIS)
-                commit = next(self.commits(connection, before[0], _blob(before[1]))).commit
+                row = connection.execute(_COMMIT_BEFORE, (seq,)).fetchone()
+                before = (
+                    self.beginning(connection) if row is None else Head(row[0], 0, _blob(row[1]))
+                )
+                commit = next(self.commits(connection, before.seq, before.digest)).commit
                 ended = commit.last_seq
                 found.extend(events_of(commit, task_id))
         return found

@@ -17,6 +17,7 @@ import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from omniq.errors import JournalConflict, StorageError, StorageFull, UnsupportedFormat
@@ -25,19 +26,24 @@ from omniq.storage.base import GENESIS, Head
 from omniq.storage.disk import system_errors
 from omniq.storage.local import Durability, LocalStorage, finished
 from omniq.storage.rendezvous import HeadHint, Rendezvous
-from omniq.storage.rows import APPLICATION_ID, FORMAT_VERSION, SCHEMA, Table
+from omniq.storage.rows import Table, prepare
+from omniq.storage.snapshot_rows import END, SnapshotTable
+from omniq.storage.snapshots import pieces_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import AsyncIterable, Callable, Generator, Sequence
     from pathlib import Path
 
     from omniq.core.events import Commit, Event
+    from omniq.storage.base import Bookmark, Snapshot
 
 __all__ = ("SQLiteStorage",)
 
 CONNECT_AGAIN_SECONDS = 0.01
 CONNECT_TRIES = 500  # 5 s: making a journal takes a few syncs
 BUSY_SECONDS = 30.0
+TRANSACTION_BYTES = 1024 * 1024  # of a snapshot: others wait for the lock meanwhile
+DROP_ROWS = 2000  # in one transaction
 CHECKPOINT_BYTES = 4 * 1024 * 1024  # SQLite's own default, 1,000 pages of 4 KiB
 
 _log = logging.getLogger(__name__)
@@ -61,6 +67,7 @@ class SQLiteStorage(LocalStorage):
         self._connection: sqlite3.Connection | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._table = Table(self.path)
+        self._snapshots = SnapshotTable(self.path, self._table)
         self._head = Head()
         self._cursor: tuple[int, bytes] = (
             0,
@@ -145,7 +152,7 @@ class SQLiteStorage(LocalStorage):
         connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cell_size_check = ON")
-        self._check_schema(connection)
+        prepare(connection, self.path, read_only=self.read_only)
         if not self.read_only:
             connection.execute("PRAGMA journal_mode = WAL")
             synchronous = "FULL" if self._durability == "fsync" else "NORMAL"
@@ -169,38 +176,6 @@ class SQLiteStorage(LocalStorage):
             rendezvous.publish(_hint_of(self._head))
         finally:
             rendezvous.leave()
-
-    def _check_schema(self, connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN")  # another process may be creating the schema just now
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        connection.execute("ROLLBACK")
-        if application == APPLICATION_ID:
-            if version > FORMAT_VERSION:
-                raise UnsupportedFormat(
-                    f"{self.path} has format version {version}; this OmniQ reads up to "
-                    f"{FORMAT_VERSION}. It was not touched. Next: install the OmniQ that wrote it"
-                )
-        elif application or version or objects or self.read_only:
-            raise UnsupportedFormat(
-                f"{self.path} is a database of something else ({objects} tables and indexes). "
-                "It was not touched. Next: name another path"
-            )
-        else:
-            self._create_schema(connection)
-
-    def _create_schema(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        try:
-            connection.executescript(SCHEMA)
-        except sqlite3.OperationalError:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            if application != APPLICATION_ID:  # otherwise another process was first
-                raise
 
     async def close(self) -> None:
         self._closed_because = "it was closed"
@@ -319,7 +294,7 @@ class SQLiteStorage(LocalStorage):
     def _select(self, connection: sqlite3.Connection, after: int, limit: int) -> list[Commit]:
         seq, digest = self._cursor
         if seq != after:
-            digest = self._table.digest_at(connection, after)
+            digest = self._table.end_at(connection, after).digest
         commits: list[Commit] = []
         count = 0
         for verified in self._table.commits(connection, after, digest):
@@ -339,6 +314,61 @@ class SQLiteStorage(LocalStorage):
     async def head(self) -> Head:
         self._head = await self._run(self._table.head)
         return self._head
+
+    # Snapshots and dropping history.
+
+    async def beginning(self) -> Head:
+        return await self._run(self._table.beginning)
+
+    async def bookmark(self, seq: int) -> Bookmark:
+        return await self._run(lambda connection: self._snapshots.bookmark(connection, seq))
+
+    async def snapshot_seq(self) -> int:
+        return max(await self._run(self._snapshots.seqs), default=0)
+
+    async def save_snapshot(self, bookmark: Bookmark, parts: AsyncIterable[bytes]) -> None:
+        seq, snapshots = bookmark.seq, self._snapshots
+        journal_id = await self._run(_journal_id)
+        await self._write(lambda connection: snapshots.clear(connection, seq))
+        pieces: list[tuple[int, bytes]] = []
+        size = count = 0
+        async for piece in pieces_of(journal_id, bookmark, parts):
+            if size > TRANSACTION_BYTES:
+                await self._write(partial(snapshots.write, seq=seq, pieces=pieces))
+                pieces, size = [], 0
+            pieces.append((count, piece))
+            size, count = size + len(piece), count + 1
+        pieces[-1] = (END, pieces[-1][1])
+        await self._write(partial(snapshots.write, seq=seq, pieces=pieces))
+        await self._write(snapshots.prune)
+
+    async def load_snapshot(self, before: int | None = None) -> Snapshot | None:
+        snapshot = await self._run(lambda connection: self._snapshots.load(connection, before))
+        if snapshot is not None:
+            self._cursor = (snapshot.bookmark.seq, snapshot.bookmark.digest)
+        return snapshot
+
+    async def drop_history(self, *, before: int, until: int) -> Head:
+        snapshots = self._snapshots
+        end = await self._run(lambda connection: snapshots.droppable(connection, before, until))
+        if end is not None:
+            await self._write(lambda connection: snapshots.begin_behind(connection, end))
+        more = True
+        while more:  # others may append in between
+            more = await self._write(lambda connection: snapshots.drop(connection, DROP_ROWS))
+        return await self.beginning()
+
+    async def _write[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Change something in a transaction of its own, as holder of the journal's lock."""
+
+        def change(connection: sqlite3.Connection) -> T:
+            with _transaction(connection):
+                result = operation(connection)
+            self._checkpoint(connection)
+            return result
+
+        async with self:
+            return await self._run(change)
 
     # The thread.
 
@@ -369,6 +399,11 @@ class SQLiteStorage(LocalStorage):
             if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
                 raise _no_database(self.path) from error
             raise self._table.corrupt(0, "a database that SQLite can read", str(error)) from error
+
+
+def _journal_id(connection: sqlite3.Connection) -> bytes:
+    (journal_id,) = connection.execute("SELECT id FROM journal").fetchone()
+    return str(journal_id).encode()
 
 
 def _no_database(path: Path) -> UnsupportedFormat:

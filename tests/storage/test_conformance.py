@@ -3,44 +3,44 @@
 from omniq.storage.file import FileStorage
 from omniq.storage.memory import MemoryStorage
 from omniq.storage.sqlite import SQLiteStorage
-from omniq.testing import StorageConformance
+from omniq.testing import SnapshotConformance
 
 
-class TestFileStorage(StorageConformance):
+class TestFileStorage(SnapshotConformance):
     sees_death = True
 
     def make_storage(self, path):
         return FileStorage(path / "journal")
 
 
-class TestFileStorageWithTinySegments(StorageConformance):
+class TestFileStorageWithTinySegments(SnapshotConformance):
     sees_death = True
 
     def make_storage(self, path):
         return FileStorage(path / "journal", segment_bytes=1000)
 
 
-class TestFileStorageThatDoesNotSync(StorageConformance):
+class TestFileStorageThatDoesNotSync(SnapshotConformance):
     sees_death = True
 
     def make_storage(self, path):
         return FileStorage(path / "journal", durability="os")
 
 
-class TestSQLiteStorage(StorageConformance):
+class TestSQLiteStorage(SnapshotConformance):
     sees_death = True
 
     def make_storage(self, path):
         return SQLiteStorage(path / "journal.db")
 
 
-class TestSQLiteStorageThatDoesNotSync(StorageConformance):
+class TestSQLiteStorageThatDoesNotSync(SnapshotConformance):
     sees_death = True
 
     def make_storage(self, path):
         return SQLiteStorage(path / "journal.db", durability="os")
 
 
-class TestMemoryStorage(StorageConformance):
+class TestMemoryStorage(SnapshotConformance):
     def make_storage(self, path):
         return MemoryStorage()

@@ -1,0 +1,147 @@
+"""The snapshots of an SQLite journal, and the rows that they make dispensable.
+
+Everything here works on a connection that it is given, within the caller's transaction. A
+snapshot is written in several, so that nobody waits long for the journal's lock: it counts once
+the digest at its end is there. Rows are dropped in several, too: the first of them says where the
+journal begins, and what is left of the rows before that does not count any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from omniq.errors import CorruptJournal, StorageError
+from omniq.storage.base import Bookmark, Head, Snapshot
+from omniq.storage.snapshots import KEPT, MAX_SNAPSHOT_BYTES, BadSnapshot, snapshot_of
+
+if TYPE_CHECKING:
+    import sqlite3
+    from pathlib import Path
+
+    from omniq.storage.rows import Table
+
+__all__ = ("END", "SnapshotTable")
+
+END = -1  # the part that ends a snapshot
+
+_WHOLE = "SELECT seq FROM snapshots WHERE part = -1 ORDER BY seq"
+_PARTS = "SELECT data FROM snapshots WHERE seq = ? ORDER BY part = -1, part"
+_AT_OR_BEFORE = """
+SELECT seq, at, digest FROM events WHERE seq <= ? AND digest IS NOT NULL
+ORDER BY seq DESC LIMIT 1"""
+_DROP_SOME = """
+DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq <= ? ORDER BY seq LIMIT ?)"""
+
+_log = logging.getLogger(__name__)
+
+
+class SnapshotTable:
+    """The table `snapshots` beside the table of events."""
+
+    def __init__(self, path: Path, table: Table) -> None:
+        self._path = path
+        self._table = table
+
+    def seqs(self, connection: sqlite3.Connection) -> list[int]:
+        """Return the sequence numbers of all whole snapshots, in order."""
+        return [seq for (seq,) in connection.execute(_WHOLE)]
+
+    def bookmark(self, connection: sqlite3.Connection, seq: int) -> Bookmark:
+        end = self._table.end_at(connection, seq)
+        return Bookmark(end.seq, end.at, end.digest)
+
+    def clear(self, connection: sqlite3.Connection, seq: int) -> None:
+        """Remove what others wrote of this snapshot, or of older ones that they did not finish."""
+        whole = self.seqs(connection)
+        for (other,) in connection.execute(
+            "SELECT DISTINCT seq FROM snapshots WHERE seq <= ?", (seq,)
+        ).fetchall():
+            if other == seq or other not in whole:
+                connection.execute("DELETE FROM snapshots WHERE seq = ?", (other,))
+
+    def write(
+        self, connection: sqlite3.Connection, seq: int, pieces: list[tuple[int, bytes]]
+    ) -> None:
+        rows = [(seq, part, piece) for part, piece in pieces]
+        connection.executemany("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", rows)
+
+    def prune(self, connection: sqlite3.Connection) -> None:
+        """Remove all whole snapshots but the newest."""
+        for seq in self.seqs(connection)[:-KEPT]:
+            connection.execute("DELETE FROM snapshots WHERE seq = ?", (seq,))
+
+    def load(self, connection: sqlite3.Connection, before: int | None) -> Snapshot | None:
+        """Return the newest snapshot that verifies."""
+        beginning = self._table.beginning(connection)
+        for seq in reversed(self.seqs(connection)):
+            if seq < beginning.seq or (before is not None and seq >= before):
+                continue
+            if (snapshot := self._verified(connection, seq)) is not None:
+                return snapshot
+        if beginning.seq:
+            raise CorruptJournal(
+                str(self._path),
+                segment="table snapshots",
+                offset=beginning.seq + 1,
+                sequence=beginning.seq + 1,
+                expected=f"a snapshot, since the events up to {beginning.seq} were dropped",
+                found="none that verifies",
+            )
+        return None
+
+    def _verified(self, connection: sqlite3.Connection, seq: int) -> Snapshot | None:
+        (journal_id,) = connection.execute("SELECT id FROM journal").fetchone()
+        try:
+            snapshot = snapshot_of(str(journal_id).encode(), self._bytes(connection, seq))
+            self._check_place(connection, snapshot.bookmark)
+        except (BadSnapshot, StorageError) as error:
+            _log.warning(
+                "the snapshot %d of %s was ignored: %s",
+                seq,
+                self._path,
+                error,
+                extra={"action": "snapshot_ignored"},
+            )
+            return None
+        return snapshot
+
+    def _check_place(self, connection: sqlite3.Connection, bookmark: Bookmark) -> None:
+        if bookmark != self.bookmark(connection, bookmark.seq):
+            raise BadSnapshot(f"the journal has another commit at sequence number {bookmark.seq}")
+
+    def _bytes(self, connection: sqlite3.Connection, seq: int) -> bytes:
+        (size,) = connection.execute(
+            "SELECT sum(length(data)) FROM snapshots WHERE seq = ?", (seq,)
+        ).fetchone()
+        if size > MAX_SNAPSHOT_BYTES:
+            raise BadSnapshot(f"it has {size} bytes; {MAX_SNAPSHOT_BYTES} are the limit")
+        pieces = [data for (data,) in connection.execute(_PARTS, (seq,))]
+        return b"".join(piece for piece in pieces if isinstance(piece, bytes))
+
+    def droppable(self, connection: sqlite3.Connection, before: int, until: int) -> Head | None:
+        """Return the last commit that is older than a time and that two snapshots make needless."""
+        seqs = self.seqs(connection)[-KEPT:]
+        if len(seqs) < KEPT or not all(self._verified(connection, seq) for seq in seqs):
+            return None
+        beginning = self._table.beginning(connection).seq
+        low, high = beginning, min(until, seqs[0])
+        while low < high:  # times never decrease
+            middle = (low + high + 1) // 2
+            row = connection.execute("SELECT at FROM events WHERE seq = ?", (middle,)).fetchone()
+            if row is not None and row[0] < before:
+                low = middle
+            else:
+                high = middle - 1
+        row = connection.execute(_AT_OR_BEFORE, (low,)).fetchone()
+        return None if row is None or row[0] <= beginning else Head(*row)
+
+    def begin_behind(self, connection: sqlite3.Connection, end: Head) -> None:
+        """Say that the journal begins behind this commit."""
+        connection.execute("DELETE FROM beginning")
+        connection.execute("INSERT INTO beginning VALUES (?, ?, ?)", (end.seq, end.at, end.digest))
+
+    def drop(self, connection: sqlite3.Connection, count: int) -> bool:
+        """Remove some of the rows before the beginning; return whether there were any."""
+        end = self._table.beginning(connection).seq
+        return connection.execute(_DROP_SOME, (end, count)).rowcount > 0
