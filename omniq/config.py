@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How many attempts may follow a failed first one."""
     result_ttl: Duration | None = DAY
     """How long a finished task and its result are kept (a day, as Celery's `result_expires`)."""
+    retention: Duration | None = None
+    """How long events are kept at least, if not for ever (None)."""
     serializer: Serializer = "msgpack"
     """How arguments and results are encoded. cloudpickle runs code when it is read."""
     log_level: str = "INFO"
@@ -65,7 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _choice("serializer", self.serializer, get_args(Serializer.__value__))
         _choice("durability", self.durability, get_args(Durability.__value__))
         _choice("log_level", self.log_level, _LOG_LEVELS)
-        for name in ("default_timeout", "result_ttl"):
+        for name in ("default_timeout", "result_ttl", "retention"):
             value = getattr(self, name)
             if value is not None and to_us(value, name) == 0:
                 raise ConfigError(f"{name} must be longer than 0, or None for no limit")
@@ -116,6 +118,7 @@ class SettingsOverrides(TypedDict, total=False):
     default_timeout: Duration | None
     default_max_retries: int
     result_ttl: Duration | None
+    retention: Duration | None
     serializer: Serializer
     durability: Durability
     task_modules: tuple[str, ...]
@@ -193,6 +196,7 @@ def _read_number(text: str) -> float | None:
 _READERS: dict[str, Callable[[str], object]] = {
     "default_timeout": _read_number,
     "result_ttl": _read_number,
+    "retention": _read_number,
     "default_max_retries": int,
     "max_payload_bytes": int,
     "log_level": str.upper,

@@ -13,7 +13,7 @@ from omniq.config import DATABASE_NAME, Settings, SettingsOverrides, open_storag
 from omniq.core import commands as cmd
 from omniq.core.transitions import TaskStatus
 from omniq.errors import ConfigError, TaskNotFound
-from omniq.models import Duration, QueueStats, Task, TaskResult, Worker
+from omniq.models import Duration, QueueStats, Task, TaskResult, Worker, to_us
 from omniq.queue import AsyncTaskQueue
 from omniq.registry import Executor, Registry
 from omniq.serialization import Codecs
@@ -131,7 +131,12 @@ class AsyncOmniQ:
             async with self._opening:
                 if self._queue is None:
                     self._make_base_dir()
-                    queue = AsyncTaskQueue(self.storage, clock=self._clock, entropy=self._entropy)
+                    queue = AsyncTaskQueue(
+                        self.storage,
+                        clock=self._clock,
+                        entropy=self._entropy,
+                        retention_us=to_us(self.settings.retention or 0, "retention"),
+                    )
                     await queue.open()
                     self._queue = queue
         return self._queue

@@ -17,13 +17,14 @@ import asyncio
 import logging
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from omniq.clock import SystemClock, SystemEntropy
 from omniq.core import commands as cmd
 from omniq.core import events as ev
 from omniq.core.decide import decide
 from omniq.core.projection import Projection
+from omniq.core.snapshot import Capture
 from omniq.errors import (
     CorruptJournal,
     IllegalEvent,
@@ -36,20 +37,20 @@ from omniq.errors import (
     UnsupportedFormat,
 )
 from omniq.host import host_name
+from omniq.orders import Order, take_batch
 from omniq.syncing import Syncer
+from omniq.upkeep import Upkeep, restored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from omniq.clock import Clock, Entropy
     from omniq.core.task import TaskRecord
-    from omniq.storage.base import BaseStorage
+    from omniq.storage.base import BaseStorage, Bookmark
 
 __all__ = ("AsyncTaskQueue", "Listener")
 
 MAX_WAITING_COMMANDS = 100_000  # beyond it `QueueFull`: the caller is faster than the disk
-MAX_BATCH_EVENTS = 4096  # keeps a commit's work on the event loop below about 20 ms
-MAX_BATCH_BYTES = 8 * 1024 * 1024  # of payloads and results; a single command may have more
 READ_EVENTS = 1024  # after so many events, catching up lets the event loop go on
 RETRY_APPEND_SECONDS = 0.5  # how long outcomes that could not be written wait for the next try
 
@@ -69,14 +70,6 @@ class Listener(Protocol):
     def on_failure(self, error: BaseException) -> None: ...
 
 
-class _Order(NamedTuple):
-    """A command on its way to the committer. Without a future nobody waits for its answer."""
-
-    command: cmd.Command
-    future: asyncio.Future[Any] | None
-    durable: bool
-
-
 class AsyncTaskQueue:
     """One process' engine on one journal. All methods are called on one event loop."""
 
@@ -86,6 +79,7 @@ class AsyncTaskQueue:
         *,
         clock: Clock | None = None,
         entropy: Entropy | None = None,
+        retention_us: int = 0,
     ) -> None:
         self.storage = storage
         self.clock = clock or SystemClock()
@@ -93,14 +87,15 @@ class AsyncTaskQueue:
         self.projection = Projection()
         self.actor = ""
         self._loaded = False
-        self._orders: deque[_Order] = deque()
+        self._orders: deque[Order] = deque()
         self._ordered = asyncio.Event()
         self._exclusive = asyncio.Lock()  # whoever holds it may change the projection
         self._syncer = Syncer(storage, self.clock, self._fail)
+        self.upkeep = Upkeep(storage, self.clock, retention_us=retention_us, capture=self._capture)
         self._waiters: dict[str, list[asyncio.Future[Any]]] = {}
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._follower: asyncio.Task[None] | None = None
+        self._followers: list[asyncio.Task[None]] = []  # once the journal is loaded
         self._failure: BaseException | None = None
 
     async def open(self) -> None:
@@ -126,8 +121,8 @@ class AsyncTaskQueue:
                 extra={"action": "closed_early"},
             )
         finally:
-            tasks = [*self._tasks, *([self._follower] if self._follower else [])]
-            self._tasks, self._follower = [], None
+            tasks = [*self._tasks, *self._followers]
+            self._tasks, self._followers = [], []
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -151,7 +146,7 @@ class AsyncTaskQueue:
 
     def post(self, command: cmd.Command) -> None:
         """Order a command whose answer nobody waits for, such as an attempt's outcome."""
-        self._orders.append(_Order(command, None, durable=False))
+        self._orders.append(Order(command, None, durable=False))
         self._ordered.set()
 
     async def settle(self) -> None:
@@ -172,7 +167,7 @@ class AsyncTaskQueue:
                 f"{self.storage.location}. Next: await earlier calls before making more"
             )
         future: asyncio.Future[Sequence[ev.Event]] = asyncio.get_running_loop().create_future()
-        self._orders.append(_Order(command, future, durable))
+        self._orders.append(Order(command, future, durable))
         self._ordered.set()
         return await future
 
@@ -191,10 +186,15 @@ class AsyncTaskQueue:
             return
         async with self._exclusive:
             if not self._loaded:
+                self.projection = await restored(self.storage)
+                snapshot = self.projection.seq
                 await self._catch_up()
                 self._loaded = True
-                following = self._follow_forever()
-                self._follower = asyncio.create_task(following, name="omniq-follower")
+                self.upkeep.loaded(self.projection, snapshot)
+                self._followers = [
+                    asyncio.create_task(self._follow_forever(), name="omniq-follower"),
+                    asyncio.create_task(self.upkeep.run(), name="omniq-upkeep"),
+                ]
 
     async def refresh(self) -> Projection:
         """Return the state as the journal has it now, whoever appended to it."""
@@ -226,6 +226,13 @@ class AsyncTaskQueue:
         self._check()
         await self._syncer.make_durable(seq)
 
+    async def _capture(self) -> tuple[Bookmark, Capture] | None:
+        """Return the state as it is now and where in the journal that is."""
+        async with self._exclusive:
+            await self._catch_up()
+            bookmark = await self.storage.bookmark(self.projection.seq)
+            return None if bookmark is None else (bookmark, Capture(self.projection))
+
     def subscribe(self, listener: Listener) -> None:
         """Call `listener.on_commit` for every commit from now on."""
         self._listeners.append(listener)
@@ -248,7 +255,7 @@ class AsyncTaskQueue:
             await asyncio.sleep(0)  # whatever else is ready now joins the batch
             self._ordered.clear()
             while self._orders:
-                batch = self._take_batch()
+                batch = take_batch(self._orders)
                 try:
                     async with self._exclusive:
                         await self._commit(batch)
@@ -256,18 +263,7 @@ class AsyncTaskQueue:
                     self._refuse(batch, error)
                     break
 
-    def _take_batch(self) -> list[_Order]:
-        batch: list[_Order] = []
-        events = size = 0
-        while self._orders:
-            more_events, more_size = _weight(self._orders[0].command)
-            events, size = events + more_events, size + more_size
-            if batch and (events > MAX_BATCH_EVENTS or size > MAX_BATCH_BYTES):
-                break
-            batch.append(self._orders.popleft())
-        return batch
-
-    async def _commit(self, batch: list[_Order]) -> None:
+    async def _commit(self, batch: list[Order]) -> None:
         """Append the events of a batch as one commit and answer whoever ordered it."""
         async with self.storage.exclusive():
             if self._loaded:
@@ -286,9 +282,11 @@ class AsyncTaskQueue:
         if commit is not None:
             self._announce(commit)
             self._syncer.soon(commit.last_seq)
+            if self._loaded:
+                self.upkeep.appended(commit, self.projection)
 
     async def _append_unread(
-        self, batch: list[_Order]
+        self, batch: list[Order]
     ) -> tuple[ev.Commit | None, list[Sequence[ev.Event] | OmniqError]]:
         """Append new tasks without knowing what else is in the journal."""
         answers: list[Sequence[ev.Event] | OmniqError] = []
@@ -303,7 +301,7 @@ class AsyncTaskQueue:
         return commit, answers
 
     async def _decide_and_append(
-        self, batch: list[_Order]
+        self, batch: list[Order]
     ) -> tuple[ev.Commit | None, list[Sequence[ev.Event] | OmniqError]]:
         state = self.projection
         while True:
@@ -326,7 +324,7 @@ class AsyncTaskQueue:
             return commit, answers
 
     def _decide(
-        self, batch: list[_Order], at: int
+        self, batch: list[Order], at: int
     ) -> tuple[list[ev.Event], list[Sequence[ev.Event] | OmniqError]]:
         """Decide one command after the other, each on the state that those before it leave."""
         state = self.projection
@@ -344,7 +342,7 @@ class AsyncTaskQueue:
             answers.append(decided)
         return events, answers
 
-    def _refuse(self, batch: list[_Order], error: Exception) -> None:
+    def _refuse(self, batch: list[Order], error: Exception) -> None:
         """Nothing of this batch was written: say so to whoever waits, and keep the outcomes.
 
         An attempt's outcome exists only here, so it is tried again until it can be written, for
@@ -428,12 +426,3 @@ class AsyncTaskQueue:
                 future.set_exception(error)
         for listener in tuple(self._listeners):
             listener.on_failure(error)
-
-
-def _weight(command: cmd.Command) -> tuple[int, int]:
-    """Return about how many events a command makes, and how many bytes they carry."""
-    if isinstance(command, cmd.Enqueue):
-        return len(command.tasks), sum([len(task.payload) for task in command.tasks])
-    if isinstance(command, cmd.Claim):
-        return command.limit, 0
-    return 1, len(command.result) if isinstance(command, cmd.Succeed) else 0

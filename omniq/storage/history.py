@@ -8,6 +8,7 @@ journal that goes back further than it has to.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -139,7 +140,8 @@ class History:
     def drop(self, firsts: list[int]) -> None:
         """Remove these segments."""
         for first in firsts:
-            self._disk.remove(self._path / segment_name(first))
+            with suppress(FileNotFoundError):  # somebody else does the same
+                self._disk.remove(self._path / segment_name(first))
             self._disk.sync_directory(self._path)
 
     def began_before(self, segment: Segment, at: int) -> bool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from omniq.storage.disk import Disk
 
-    type InThread = Callable[[Callable[[], None]], Awaitable[None]]
+    type _InThread = Callable[[Callable[[], None]], Awaitable[None]]
 
 __all__ = ("KEPT", "BadSnapshot", "SnapshotFolder", "pieces_of", "snapshot_of")
 
@@ -137,7 +137,7 @@ class SnapshotFolder:
         journal_id: bytes,
         bookmark: Bookmark,
         parts: AsyncIterable[bytes],
-        in_thread: InThread,
+        in_thread: _InThread,
     ) -> None:
         """Write a snapshot, durable and whole, and remove those that it makes needless."""
         self._remove_unfinished(bookmark.seq)
