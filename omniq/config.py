@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a finished task and its result are kept (a day, as Celery's `result_expires`)."""
     retention: Duration | None = None
     """How long events are kept at least, if not for ever (None)."""
+    archive_url: str | None = None
+    """Where whole segments of the journal are shipped: any URL that fsspec knows."""
     serializer: Serializer = "msgpack"
     """How arguments and results are encoded. cloudpickle runs code when it is read."""
     log_level: str = "INFO"
@@ -119,6 +121,7 @@ class SettingsOverrides(TypedDict, total=False):
     default_max_retries: int
     result_ttl: Duration | None
     retention: Duration | None
+    archive_url: str | None
     serializer: Serializer
     durability: Durability
     task_modules: tuple[str, ...]

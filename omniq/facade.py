@@ -136,6 +136,7 @@ class AsyncOmniQ:
                         clock=self._clock,
                         entropy=self._entropy,
                         retention_us=to_us(self.settings.retention or 0, "retention"),
+                        archive_url=self.settings.archive_url,
                     )
                     await queue.open()
                     self._queue = queue

@@ -80,6 +80,7 @@ class AsyncTaskQueue:
         clock: Clock | None = None,
         entropy: Entropy | None = None,
         retention_us: int = 0,
+        archive_url: str | None = None,
     ) -> None:
         self.storage = storage
         self.clock = clock or SystemClock()
@@ -91,7 +92,13 @@ class AsyncTaskQueue:
         self._ordered = asyncio.Event()
         self._exclusive = asyncio.Lock()  # whoever holds it may change the projection
         self._syncer = Syncer(storage, self.clock, self._fail)
-        self.upkeep = Upkeep(storage, self.clock, retention_us=retention_us, capture=self._capture)
+        self.upkeep = Upkeep(
+            storage,
+            self.clock,
+            retention_us=retention_us,
+            archive_url=archive_url,
+            capture=self._capture,
+        )
         self._waiters: dict[str, list[asyncio.Future[Any]]] = {}
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []

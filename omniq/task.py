@@ -331,9 +331,12 @@ class TaskHandle[R]:
         )
 
     async def history(self) -> list[HistoryEvent]:
-        """Return everything that happened to the task, read from the journal."""
+        """Return everything that happened to the task, read from the journal and its archive.
+
+        What `Settings.retention` has dropped is missing, unless there is an archive.
+        """
         queue = await self._app.engine()
-        found = await queue.storage.read_task(self.id)
+        found = await queue.upkeep.history(self.id)
         return [HistoryEvent.of(seq, commit, event) for seq, commit, event in found]
 
     def _decode(self, task: TaskRecord) -> Any:

@@ -17,13 +17,13 @@ import msgspec
 from omniq.clock import wait_at_most
 from omniq.core.projection import Projection
 from omniq.core.snapshot import Capture, restore
-from omniq.errors import StorageError
+from omniq.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from omniq.clock import Clock
-    from omniq.core.events import Commit
+    from omniq.core.events import Commit, Event
     from omniq.storage.base import BaseStorage, Bookmark
 
     type _Captured = tuple[Bookmark, Capture]
@@ -42,7 +42,8 @@ class Upkeep:
     """The upkeep of one engine's journal. `run` is a task of the engine.
 
     `capture` returns the engine's state, unless the storage keeps no snapshots. With `retention`,
-    in microseconds, history that is older is dropped; 0 keeps it for ever.
+    in microseconds, history that is older is dropped; 0 keeps it for ever. With an archive, whole
+    segments go there, and only what is there is dropped.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Upkeep:
         clock: Clock,
         *,
         retention_us: int,
+        archive_url: str | None,
         capture: Callable[[], Awaitable[_Captured | None]],
     ) -> None:
         self._storage = storage
         self._clock = clock
         self._retention_us = retention_us
+        self._archive_url = archive_url
         self._capture = capture
         self._newest = 0  # the sequence number of the newest snapshot, as far as this one knows
         self._due = asyncio.Event()
@@ -79,27 +82,41 @@ class Upkeep:
             self._due.set()
 
     async def run(self) -> None:
-        """Take snapshots when they are due, and drop history now and then."""
-        tick: float | None = None
-        if self._retention_us:
-            tick = self._retention_us / 1_000_000 / TICKS_A_RETENTION
-            tick = min(max(tick, SHORTEST_TICK), LONGEST_TICK)
+        """Take snapshots when they are due, and now and then see to the old history."""
         while True:
             self.is_idle = not self._due.is_set()
-            is_due = await wait_at_most(self._clock, self._due, tick)
+            is_due = await wait_at_most(self._clock, self._due, self._tick())
             self.is_idle = False
             self._due.clear()
             try:
                 await self._take_snapshot()
                 if not is_due:
-                    await self._drop_history()
-            except (StorageError, OSError) as error:
+                    await self._see_to_history()
+            except (StorageError, ConfigError, OSError) as error:
                 _log.warning(
                     "the upkeep of the journal %s has to wait: %s",
                     self._storage.location,
                     error,
                     extra={"action": "upkeep_failed"},
                 )
+
+    def _tick(self) -> float | None:
+        """Return after how many seconds history is looked at again; None for never."""
+        if not self._retention_us:
+            return LONGEST_TICK / TICKS_A_RETENTION if self._archive_url else None
+        tick = self._retention_us / 1_000_000 / TICKS_A_RETENTION
+        return min(max(tick, SHORTEST_TICK), LONGEST_TICK)
+
+    async def history(self, task_id: str) -> list[tuple[int, Commit, Event]]:
+        """Return the events of one task, those that only the archive has included."""
+        kept = await self._storage.read_task(task_id)
+        dropped = (await self._storage.beginning()).seq
+        if not dropped or not self._archive_url:
+            return kept
+        from omniq.storage.archive import Archive, find_archived  # noqa: PLC0415 - as below
+
+        archive = await asyncio.to_thread(Archive, self._archive_url)
+        return [*await find_archived(archive, task_id, dropped), *kept]
 
     async def _take_snapshot(self) -> None:
         newest = await self._storage.snapshot_seq()
@@ -115,9 +132,26 @@ class Upkeep:
         if bookmark.seq > newest:
             await self._storage.save_snapshot(bookmark, _slices(capture))
 
-    async def _drop_history(self) -> None:
-        before = self._clock.now_us() - self._retention_us
-        await self._storage.drop_history(before=before, until=self._newest)
+    async def _see_to_history(self) -> None:
+        before = self._clock.now_us() - self._retention_us if self._retention_us else 0
+        until = self._newest
+        if self._archive_url:
+            until = min(until, await self._ship(before))
+        if before:
+            await self._storage.drop_history(before=before, until=until)
+
+    async def _ship(self, before: int) -> int:
+        """Bring what is whole to the archive; return up to where it is there."""
+        from omniq.storage.archive import Archive, ship  # noqa: PLC0415 - only who has one
+
+        assert self._archive_url is not None, "there is an archive"
+        archive = await asyncio.to_thread(Archive, self._archive_url)
+        storage = self._storage.sibling()  # so that reading it all holds nobody up
+        await storage.open()
+        try:
+            return await ship(archive, storage, before=before)
+        finally:
+            await storage.close()
 
 
 def _interval(state: Projection) -> int:

@@ -22,12 +22,24 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from omniq.errors import StorageError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterator, Sequence
 
     from omniq.core.events import Commit, Event
 
-__all__ = ("GENESIS", "BaseStorage", "Bookmark", "Head", "Snapshot", "events_of", "find_task")
+__all__ = (
+    "GENESIS",
+    "BaseStorage",
+    "Bookmark",
+    "Head",
+    "Sealed",
+    "Snapshot",
+    "events_of",
+    "find_task",
+    "other_journal",
+)
 
 GENESIS = bytes(32)  # the digest "before" the first commit
 
@@ -54,6 +66,13 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     bookmark: Bookmark
     parts: list[bytes]
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """Commits to which nothing will be added, as the bytes of a segment file."""
+
+    data: bytes
+    end: Head
 
 
 class BaseStorage(ABC):
@@ -178,6 +197,21 @@ class BaseStorage(ABC):
         """
         return Head()
 
+    async def seal(
+        self,
+        after: Head,  # noqa: ARG002 - as above
+        *,
+        number: int,  # noqa: ARG002
+        before: int,  # noqa: ARG002
+    ) -> Sealed | None:
+        """Return the commits behind `after` as segment `number`, if there are enough of them.
+
+        A segment is whole if it is full, or if its commits are older than the time `before`. None
+        if there is none. Raises `StorageError` if the journal has another commit at `after`, or
+        its backend cannot make segments.
+        """
+        raise StorageError(f"the journal {self.location} cannot be archived: it has no segments")
+
     def exclusive(self) -> AbstractAsyncContextManager[object]:
         """Return a section in which, as far as the backend can, nobody else appends."""
         return nullcontext()
@@ -201,6 +235,14 @@ class BaseStorage(ABC):
         Only asked for workers that run under this kernel (`WorkerJoined.boot`).
         """
         return False
+
+
+def other_journal(location: object, end: Head) -> StorageError:
+    """Return the error that a chain of commits up to `end` is not the beginning of a journal."""
+    return StorageError(
+        f"what ends at sequence number {end.seq} with digest {end.digest.hex()[:16]}… is not the "
+        f"beginning of the journal {location}. Next: name an archive of its own for each journal"
+    )
 
 
 async def find_task(storage: BaseStorage, task_id: str) -> list[tuple[int, Commit, Event]]:

@@ -32,6 +32,9 @@ class Disk:
     def exists(self, path: Path) -> bool:
         return path.exists()
 
+    def is_directory(self, path: Path) -> bool:
+        return path.is_dir()
+
     def make_directory(self, path: Path) -> None:
         path.mkdir(mode=0o700)
 

@@ -18,7 +18,7 @@ import msgspec
 from omniq.core.events import Commit
 from omniq.errors import JournalConflict, StorageError
 from omniq.host import random_bytes
-from omniq.storage.base import GENESIS, Bookmark, Head, Snapshot, find_task
+from omniq.storage.base import GENESIS, Bookmark, Head, Sealed, Snapshot, find_task
 from omniq.storage.disk import Disk, storage_error, system_errors
 from omniq.storage.encoding import chain, encode_commit
 from omniq.storage.folder import SegmentFolder, hint_of, position_of
@@ -32,6 +32,7 @@ from omniq.storage.history import History
 from omniq.storage.local import Durability, LocalStorage, finished
 from omniq.storage.rendezvous import OWN_NAMES, Rendezvous
 from omniq.storage.segments import (
+    SEGMENT_BYTES,
     Position,
     Segment,
     Tear,
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     from omniq.core.events import Event
 
 __all__ = ("FileStorage",)
-
-SEGMENT_BYTES = 64 * 1024 * 1024  # etcd's WAL segments have this size
 
 
 class FileStorage(LocalStorage):
@@ -437,6 +436,10 @@ class FileStorage(LocalStorage):
                     self._rotate()  # so that it can be dropped when all of it is as old
             await self._in_thread(lambda: self._history.drop(firsts))
         return await self.beginning()
+
+    async def seal(self, after: Head, *, number: int, before: int) -> Sealed | None:  # noqa: ARG002
+        with system_errors(f"cannot read {self.path}"):
+            return await self._in_thread(lambda: self._history.seal(after))
 
     def _position(self) -> Position:
         self._check()

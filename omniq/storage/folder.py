@@ -42,7 +42,7 @@ class SegmentFolder:
         """Create the folder, unless it is there; raises `UnsupportedFormat` for somebody else's."""
         with suppress(FileExistsError):
             self.disk.make_directory(self.path)
-        if not self.path.is_dir():
+        if not self.disk.is_directory(self.path):
             raise UnsupportedFormat(
                 f"{self.path} is a file, and a file journal is a directory. It was not "
                 "touched. Next: name another path, or one that ends in .db for SQLite"
@@ -56,7 +56,7 @@ class SegmentFolder:
 
     def check(self) -> None:
         """Raise `UnsupportedFormat` unless there is a journal."""
-        if not self.path.is_dir():
+        if not self.disk.is_directory(self.path):
             what = "is not a directory" if self.disk.exists(self.path) else "does not exist"
             raise UnsupportedFormat(f"{self.path} {what}, so there is no journal to read")
         if not self.firsts():

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from omniq.errors import CorruptJournal
-from omniq.storage.base import Bookmark, Head, Snapshot
+from omniq.storage.base import Bookmark, Head, Sealed, Snapshot, other_journal
 from omniq.storage.segments import Position, Segment, ends_with_its_frame, segment_name
 from omniq.storage.snapshots import KEPT, BadSnapshot, SnapshotFolder, snapshot_of
 
@@ -143,6 +143,21 @@ class History:
             with suppress(FileNotFoundError):  # somebody else does the same
                 self._disk.remove(self._path / segment_name(first))
             self._disk.sync_directory(self._path)
+
+    def seal(self, after: Head) -> Sealed | None:
+        """Return the segment behind `after`, unless it is the last one."""
+        firsts, first = self._segments.firsts(), after.seq + 1
+        if first not in firsts or self._segment(first).header.previous != after.digest:
+            raise other_journal(self._path, after)
+        if first == firsts[-1]:
+            return None
+        following = self._segment(firsts[firsts.index(first) + 1]).header
+        segment = Segment(self._disk, self._path, first, writable=False)
+        try:
+            data = segment.read(segment.size(), 0)
+        finally:
+            segment.close()
+        return Sealed(data, Head(following.first_seq - 1, following.at, following.previous))
 
     def began_before(self, segment: Segment, at: int) -> bool:
         """Whether the first commit of a segment is older than this."""

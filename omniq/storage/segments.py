@@ -44,6 +44,7 @@ __all__ = (
     "segment_name",
 )
 
+SEGMENT_BYTES = 64 * 1024 * 1024  # etcd's WAL segments have this size
 SUFFIX = ".seg"
 DIGITS = 20
 _READ_BYTES = 1 << 20

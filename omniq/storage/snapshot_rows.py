@@ -12,7 +12,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from omniq.errors import CorruptJournal, StorageError
-from omniq.storage.base import Bookmark, Head, Snapshot
+from omniq.storage.base import Bookmark, Head, Sealed, Snapshot, other_journal
+from omniq.storage.encoding import encode_commit
+from omniq.storage.framing import SegmentHeader, pack_frame, pack_segment_header, seed_of
+from omniq.storage.segments import SEGMENT_BYTES
 from omniq.storage.snapshots import KEPT, MAX_SNAPSHOT_BYTES, BadSnapshot, snapshot_of
 
 if TYPE_CHECKING:
@@ -135,6 +138,37 @@ class SnapshotTable:
                 high = middle - 1
         row = connection.execute(_AT_OR_BEFORE, (low,)).fetchone()
         return None if row is None or row[0] <= beginning else Head(*row)
+
+    def seal(
+        self, connection: sqlite3.Connection, after: Head, *, number: int, before: int
+    ) -> Sealed | None:
+        """Return the commits behind `after` as a segment, if they fill one or are old enough."""
+        end = self._table.end_at(connection, after.seq)
+        if end.digest != after.digest:
+            raise other_journal(self._path, after)
+        (journal_id,) = connection.execute("SELECT id FROM journal").fetchone()
+        header = SegmentHeader(
+            bytes.fromhex(str(journal_id)), number, end.seq + 1, end.at, end.digest
+        )
+        seed, pieces = seed_of(header.journal_id), [pack_segment_header(header)]
+        size, is_full = 0, False
+        for verified in self._table.commits(connection, end.seq, end.digest):
+            commit, payload = verified.commit, encode_commit(verified.commit)
+            if is_full or (commit.at >= before and end.seq > after.seq and end.at < before):
+                return Sealed(b"".join(pieces), end)
+            pieces.append(
+                pack_frame(
+                    seed,
+                    payload,
+                    count=len(commit.events),
+                    first_seq=commit.first_seq,
+                    durable=after.seq,
+                    previous=end.digest,
+                )
+            )
+            size += len(pieces[-1])
+            end, is_full = Head(commit.last_seq, commit.at, verified.digest), size >= SEGMENT_BYTES
+        return None
 
     def begin_behind(self, connection: sqlite3.Connection, end: Head) -> None:
         """Say that the journal begins behind this commit."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from omniq.core.events import Commit, Event
-    from omniq.storage.base import Bookmark, Snapshot
+    from omniq.storage.base import Bookmark, Sealed, Snapshot
 
 __all__ = ("SQLiteStorage",)
 
@@ -357,6 +357,11 @@ class SQLiteStorage(LocalStorage):
         while more:  # others may append in between
             more = await self._write(lambda connection: snapshots.drop(connection, DROP_ROWS))
         return await self.beginning()
+
+    async def seal(self, after: Head, *, number: int, before: int) -> Sealed | None:
+        return await self._run(
+            partial(self._snapshots.seal, after=after, number=number, before=before)
+        )
 
     async def _write[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Change something in a transaction of its own, as holder of the journal's lock."""

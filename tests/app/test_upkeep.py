@@ -5,10 +5,14 @@ import logging
 import sqlite3
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from omniq import AsyncOmniQ, CorruptJournal, RetryPolicy, TaskStatus, upkeep
+from omniq import AsyncOmniQ, CorruptJournal, RetryPolicy, StorageError, TaskStatus, upkeep
 from omniq.core.projection import Projection
+from omniq.storage.archive import Archive
+from omniq.storage.base import Head
+from omniq.storage.file import FileStorage
 from omniq.testing import VirtualClock
 from tests.app import jobs
 
@@ -246,3 +250,54 @@ def damage(location: str, how: str, *, every: bool = False) -> None:
     paths = sorted(Path(location).glob("*.snapshot"))
     for path in paths if every else paths[-1:]:
         path.write_bytes(damaged(path.read_bytes()))
+
+
+# Archives.
+
+
+@pytest.fixture
+def archive_url() -> str:
+    fsspec.filesystem("memory").store.clear()
+    return "memory://archive"
+
+
+async def test_history_is_dropped_only_once_it_is_in_the_archive(
+    location, archive_url, monkeypatch
+) -> None:
+    clock = VirtualClock()
+    put, is_down = Archive.put, True
+
+    def try_to_put(self, name, data):
+        if is_down:
+            raise StorageError("the network is gone")
+        put(self, name, data)
+
+    monkeypatch.setattr(Archive, "put", try_to_put)
+    settings = {"clock": clock, "retention": DAY, "archive_url": archive_url}
+    async with AsyncOmniQ(location, **settings) as oq:
+        handle = await oq.enqueue(jobs.add, 1)
+        before = await handle.history()
+        await pass_days(oq, clock, 4)
+        storage = (await oq.engine()).storage
+        assert await storage.beginning() == Head()
+        is_down = False
+        await pass_days(oq, clock, 2)
+        assert (await storage.beginning()).seq > 0
+        assert (await handle.history())[: len(before)] == before
+        assert len(await handle.history()) == 4  # enqueued, started, succeeded, expired
+
+
+async def test_archive_fills_without_retention(location, archive_url, monkeypatch) -> None:
+    monkeypatch.setattr("omniq.storage.snapshot_rows.SEGMENT_BYTES", 2000)
+    clock = VirtualClock()
+    storage = FileStorage(location, segment_bytes=2000) if "journal" in location else location
+    async with AsyncOmniQ(storage, clock=clock, archive_url=archive_url) as oq:
+        for number in range(40):
+            await oq.enqueue(jobs.add, number)
+        await oq.stats()
+        await until_idle(oq)
+        await clock.advance(upkeep.LONGEST_TICK)
+        while len(Archive(archive_url).names()) < 3:
+            await asyncio.sleep(0)
+        await until_idle(oq)
+        assert (await (await oq.engine()).storage.beginning()).seq == 0
