@@ -78,6 +78,11 @@ class FileStorage(LocalStorage):
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
 
     @property
+    def disk(self) -> Disk:
+        """What the journal lies on."""
+        return self._disk
+
+    @property
     def durable(self) -> int:
         return self._furthest()[1] if self._durability == "os" else self._durable
 
@@ -380,6 +385,11 @@ class FileStorage(LocalStorage):
             return await find_task(reader, task_id)
         finally:
             await reader.close()
+
+    def bytes_on_disk(self) -> int:
+        """Return how much room the segments take, without what lies beside them."""
+        self._check()
+        return self._segments.bytes_on_disk()
 
     async def head(self) -> Head:
         if self.read_only:

@@ -71,6 +71,14 @@ class SegmentFolder:
             "Next: begin with its snapshot"
         )
 
+    def bytes_on_disk(self) -> int:
+        size = 0
+        for first in self.firsts():
+            segment = Segment(self.disk, self.path, first, writable=False)
+            size += segment.size()
+            segment.close()
+        return size
+
     def open(self, first_seq: int, *in_use: Position | None) -> Segment:
         """Return an open segment, and close those that no position in use is in."""
         segment = self._open.get(first_seq)

@@ -61,7 +61,7 @@ class History:
             if seq < first - 1 or (before is not None and seq >= before):
                 continue
             try:
-                return self._verified(seq)
+                return self.verified(seq)
             except (BadSnapshot, OSError) as error:
                 self._complain(seq, error, set_aside=set_aside)
         if first > 1:
@@ -75,7 +75,8 @@ class History:
             )
         return None
 
-    def _verified(self, seq: int) -> Snapshot:
+    def verified(self, seq: int) -> Snapshot:
+        """Return a snapshot; raises `BadSnapshot` if it is damaged, or not of this journal."""
         journal_id = self._segment(self._segments.firsts()[-1]).header.journal_id
         snapshot = snapshot_of(journal_id, self.snapshots.read(seq))
         first = self.segment_of(snapshot.bookmark)
@@ -131,7 +132,7 @@ class History:
             return 0
         for seq in seqs:
             try:
-                self._verified(seq)
+                self.verified(seq)
             except (BadSnapshot, OSError) as error:
                 self._complain(seq, error, set_aside=True)
                 return 0

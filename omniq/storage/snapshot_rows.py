@@ -93,11 +93,18 @@ class SnapshotTable:
             )
         return None
 
-    def _verified(self, connection: sqlite3.Connection, seq: int) -> Snapshot | None:
+    def verified(self, connection: sqlite3.Connection, seq: int) -> Snapshot:
+        """Return a snapshot; raises an error if it is damaged, or not of this journal."""
         (journal_id,) = connection.execute("SELECT id FROM journal").fetchone()
+        snapshot = snapshot_of(str(journal_id).encode(), self._bytes(connection, seq))
+        bookmark = snapshot.bookmark
+        if bookmark != self.bookmark(connection, bookmark.seq):
+            raise BadSnapshot(f"the journal has another commit at sequence number {bookmark.seq}")
+        return snapshot
+
+    def _verified(self, connection: sqlite3.Connection, seq: int) -> Snapshot | None:
         try:
-            snapshot = snapshot_of(str(journal_id).encode(), self._bytes(connection, seq))
-            self._check_place(connection, snapshot.bookmark)
+            return self.verified(connection, seq)
         except (BadSnapshot, StorageError) as error:
             _log.warning(
                 "the snapshot %d of %s was ignored: %s",
@@ -107,11 +114,6 @@ class SnapshotTable:
                 extra={"action": "snapshot_ignored"},
             )
             return None
-        return snapshot
-
-    def _check_place(self, connection: sqlite3.Connection, bookmark: Bookmark) -> None:
-        if bookmark != self.bookmark(connection, bookmark.seq):
-            raise BadSnapshot(f"the journal has another commit at sequence number {bookmark.seq}")
 
     def _bytes(self, connection: sqlite3.Connection, seq: int) -> bytes:
         (size,) = connection.execute(

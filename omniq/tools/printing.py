@@ -10,16 +10,20 @@ import json
 import os
 import re
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
 from omniq.core.events import ErrorRecord, kind_of
 from omniq.core.retry import RetryRule
+from omniq.errors import ConfigError
+from omniq.host import open_private
 from omniq.models import to_datetime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from omniq.core.events import Codec, Commit, Event
 
@@ -31,8 +35,9 @@ __all__ = (
     "clean",
     "clean_lines",
     "columns",
-    "event_line",
+    "event_lines",
     "iso",
+    "open_new",
     "show_bytes",
     "show_duration",
     "show_time",
@@ -110,6 +115,27 @@ class Output:
         text = msgspec.json.encode(value).decode()
         # Not every terminal takes only ASCII for commands: U+009B begins one, too.
         self.line(_NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text))
+
+    def show[T: msgspec.Struct](self, value: T, lines_of: Callable[[T], Iterable[str]]) -> None:
+        """Print a value for programs, or as lines for people."""
+        if self.as_json:
+            self.json(value)
+        else:
+            self.lines(lines_of(value))
+
+    @contextmanager
+    def to_file(self, path: str | None) -> Generator[None]:
+        """Print to a new file inside the block, if one is named."""
+        if path is None:
+            yield
+            return
+        before = self.stream
+        with open_new(path) as file:
+            self.stream = file
+            try:
+                yield
+            finally:
+                self.stream = before
 
     def flush(self) -> None:
         """See that everything arrived."""
@@ -251,7 +277,16 @@ def _view(name: str, value: object, codec: Codec) -> object:
     return value
 
 
-def event_line(view: EventView) -> str:
+def open_new(path: str) -> TextIO:
+    """Open a file that is not there yet, for its owner alone."""
+    try:
+        descriptor = open_private(Path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        raise ConfigError(f"{path} is there already, and stays. Next: name a new file") from None
+    return os.fdopen(descriptor, "w", encoding="ascii", newline="\n")
+
+
+def event_lines(view: EventView) -> list[str]:
     """Return an event as one line for people; what says nothing is left out."""
     data = dict(view.data)
     subject = next((name for name in ("task_id", "worker", "queue") if name in data), None)
@@ -260,7 +295,7 @@ def event_line(view: EventView) -> str:
         f"{name}={_show(value)}" for name, value in data.items() if value or value is False
     )
     at = "-" if view.at is None else view.at.replace("T", " ").removesuffix("Z")
-    return f"{view.seq:>10}  {at}  {view.kind:<21}  {' '.join(words)}  by {clean(view.actor)}"
+    return [f"{view.seq:>10}  {at}  {view.kind:<21}  {' '.join(words)}  by {clean(view.actor)}"]
 
 
 def _show(value: object) -> str:

@@ -14,9 +14,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import msgspec
+
 from omniq.config import open_storage
 from omniq.core.projection import Projection
+from omniq.core.snapshot import restore
 from omniq.errors import ConfigError, CorruptJournal, StorageError, UnsupportedFormat
+from omniq.storage.archive import ARCHIVED, Archive, ArchiveDisk
 from omniq.storage.file import FileStorage
 from omniq.storage.memory import MemoryStorage
 from omniq.storage.sqlite import SQLiteStorage
@@ -25,9 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
     from omniq.core.events import Commit
-    from omniq.storage.base import BaseStorage, Head
+    from omniq.storage.base import BaseStorage, Head, Snapshot
 
-__all__ = ("Journal", "Progress", "find_storage", "fold_until", "opened", "printable")
+__all__ = (
+    "Journal",
+    "Progress",
+    "find_archive",
+    "find_storage",
+    "first_state",
+    "fold_until",
+    "opened",
+    "printable",
+    "whole",
+)
 
 READ_EVENTS = 4096  # at a time
 SHOW_AFTER_SECONDS = 1.0  # work that takes longer shows how far it is
@@ -64,8 +78,9 @@ class Progress:
 class Journal:
     """An open journal, up to the head that it had when it was opened."""
 
-    def __init__(self, storage: BaseStorage, head: Head) -> None:
+    def __init__(self, storage: BaseStorage, beginning: Head, head: Head) -> None:
         self.storage = storage
+        self.beginning = beginning  # what is before it was dropped
         self.head = head
         self.location = printable(storage.location)
         self.backend = "sqlite" if isinstance(storage, SQLiteStorage) else "file"
@@ -77,6 +92,7 @@ class Journal:
         """Yield the commits with events behind `after`, some at a time."""
         end = self.head.seq
         progress = Progress(end)
+        after = max(after, self.beginning.seq)
         seq = after
         try:
             while seq < end:
@@ -85,9 +101,11 @@ class Journal:
                 except CorruptJournal:
                     raise
                 except StorageError:
-                    if seq != after or not after:
+                    if seq != after or after == self.beginning.seq:
                         raise
-                    seq = 0  # `after` lies inside of a commit, which a storage need not find
+                    seq = (
+                        self.beginning.seq
+                    )  # `after` lies inside of a commit, which a storage need not find
                     continue
                 if not batch:
                     return
@@ -104,10 +122,19 @@ class Journal:
         finally:
             progress.done()
 
+    async def followed(self, after: int = 0) -> AsyncIterator[list[Commit]]:
+        """Yield the commits with events behind `after`, and for ever those that come."""
+        while True:
+            async for batch in self.commits(after):
+                yield batch
+            after = max(after, self.head.seq)
+            await self.storage.wait(after)
+            self.head = await self.storage.head()
+
     def bytes_on_disk(self) -> int:
         """Return how much room the journal takes, without locks and other things beside it."""
         if isinstance(self.storage, FileStorage):
-            return sum(path.stat().st_size for path in self.storage.path.glob("*.seg"))
+            return self.storage.bytes_on_disk()
         if isinstance(self.storage, SQLiteStorage):
             return _sqlite_bytes(self.storage.path)
         return 0
@@ -129,6 +156,8 @@ def find_storage(location: str) -> BaseStorage:
     What is there decides: a directory with a name that ends in .db is a file journal.
     """
     path = Path(location)
+    if (archive := find_archive(location)) is not None:
+        return FileStorage(location, read_only=True, disk=ArchiveDisk(archive))
     if "://" not in location and location.strip():
         if path.is_dir():
             return FileStorage(path, read_only=True)
@@ -144,21 +173,34 @@ def find_storage(location: str) -> BaseStorage:
     return storage
 
 
+def find_archive(location: str) -> Archive | None:
+    """Return the archive that a location means: a folder of archived segments, or another URL."""
+    scheme, separator, rest = location.partition("://")
+    if not separator or scheme == "file":
+        folder = Path(location.removeprefix("file://"))
+        if not folder.is_dir() or not any(folder.glob(f"*{ARCHIVED}")):
+            return None
+        return Archive(str(folder))
+    if scheme == "sqlite" or (scheme == "memory" and not rest):
+        return None
+    return Archive(location)
+
+
 @asynccontextmanager
 async def opened(location: str) -> AsyncGenerator[Journal]:
     """Open a journal for reading, and close it afterwards."""
     storage = find_storage(location)
     await storage.open()
     try:
-        yield Journal(storage, await storage.head())
+        yield Journal(storage, await storage.beginning(), await storage.head())
     finally:
         await storage.close()
 
 
-async def fold_until(journal: Journal, seq: int | None, at: int | None) -> Projection:
+async def fold_until(journal: Journal, seq: int | None = None, at: int | None = None) -> Projection:
     """Return the state after sequence number `seq`, after time `at`, or at the end."""
-    state = Projection()
-    async for batch in journal.commits():
+    state = await first_state(journal, seq, at)
+    async for batch in journal.commits(state.seq):
         for commit in batch:
             if at is not None and commit.at > at:
                 return state
@@ -168,4 +210,37 @@ async def fold_until(journal: Journal, seq: int | None, at: int | None) -> Proje
                     state.apply_event(event)
                 return state
             state.apply(commit)
+    return state
+
+
+async def first_state(
+    journal: Journal, seq: int | None = None, at: int | None = None
+) -> Projection:
+    """Return where a fold begins: with nothing, or with a snapshot if history was dropped."""
+    if not journal.beginning.seq:
+        return Projection()
+    before: int | None = None
+    while (snapshot := await journal.storage.load_snapshot(before)) is not None:
+        before, mark = snapshot.bookmark.seq, snapshot.bookmark
+        if (seq is None or mark.seq <= seq) and (at is None or mark.at <= at):
+            return whole(snapshot)
+        if mark.seq <= journal.beginning.seq:
+            break
+    raise ConfigError(
+        f"the events up to {journal.beginning.seq} were dropped, and no snapshot is of a state so "
+        f"early. Next: ask for {before} or later, or read the archive"
+    )
+
+
+def whole(snapshot: Snapshot) -> Projection:
+    """Return the state of a snapshot; raises `UnsupportedFormat` for another version's."""
+    state = Projection()
+    try:
+        for grown in restore(snapshot.parts):
+            state = grown
+    except msgspec.DecodeError as error:
+        raise UnsupportedFormat(
+            f"the snapshot at sequence number {snapshot.bookmark.seq} cannot be read ({error}); a "
+            "newer OmniQ may have written it. Next: install that version"
+        ) from None
     return state

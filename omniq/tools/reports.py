@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from omniq.core import events as ev
-from omniq.core.projection import Projection
 from omniq.core.transitions import TaskStatus
 from omniq.tools.printing import SECOND, ErrorView, PayloadView, iso, view_payload
-from omniq.tools.reading import fold_until
+from omniq.tools.reading import first_state, fold_until
 from omniq.tools.scanning import Problem, Torn
 
 if TYPE_CHECKING:
+    from omniq.core.projection import Projection
     from omniq.core.task import TaskRecord
     from omniq.storage.base import Head
     from omniq.tools.reading import Journal
@@ -117,6 +117,7 @@ class Summary(msgspec.Struct, frozen=True):
     backend: str
     bytes: int
     events: int
+    dropped: int
     commits: int
     first_at: str | None
     last_at: str | None
@@ -153,6 +154,7 @@ class VerifyReport(msgspec.Struct, frozen=True):
     head: HeadView
     torn: Torn | None
     unchecked_events: int
+    snapshots: int
     problems: list[Problem]
     read_seconds: float
 
@@ -160,20 +162,22 @@ class VerifyReport(msgspec.Struct, frozen=True):
 async def summarize(journal: Journal) -> Summary:
     """Read a whole journal and say what is in it."""
     began = time.monotonic()
-    state, kinds = Projection(), Counter[type[ev.JournalEvent]]()
+    state, kinds = await first_state(journal), Counter[type[ev.JournalEvent]]()
     commits = first_at = 0
     async for batch in journal.commits():
         first_at = first_at or batch[0].at
         commits += len(batch)
         for commit in batch:
-            state.apply(commit)
+            if commit.first_seq > state.seq:
+                state.apply(commit)
             kinds.update(map(type, commit.events))
     tags = {str(kind.__struct_config__.tag): count for kind, count in kinds.items()}
     return Summary(
         journal=journal.location,
         backend=journal.backend,
         bytes=journal.bytes_on_disk(),
-        events=state.seq,
+        events=journal.head.seq - journal.beginning.seq,
+        dropped=journal.beginning.seq,
         commits=commits,
         first_at=iso(first_at),
         last_at=iso(state.at),

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from omniq.core.events import kind_of
-from omniq.errors import StorageError, UnsupportedFormat
+from omniq.errors import OmniqError, StorageError, UnsupportedFormat
 from omniq.storage.base import GENESIS
 from omniq.storage.encoding import chain, decode_commit, joined
-from omniq.storage.rows import APPLICATION_ID, FORMAT_VERSION
+from omniq.storage.rows import APPLICATION_ID, FORMAT_VERSION, Table
+from omniq.storage.snapshot_rows import SnapshotTable
 from omniq.tools.scanning import Problem
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from omniq.core.events import Commit, Event
+    from omniq.storage.base import Snapshot
     from omniq.tools.scanning import Torn
 
 __all__ = ("SQLiteScan",)
@@ -42,6 +44,7 @@ class SQLiteScan:
         self.seq = 0
         self.digest: bytes = GENESIS
         self.torn: Torn | None = None
+        self.snapshots: list[Snapshot] = []
         self._is_chained = True
 
     def place(self) -> tuple[str, int | None, int | None]:
@@ -52,6 +55,7 @@ class SQLiteScan:
         connection, is_immutable = _connect(self.path)
         try:
             self._check_format(connection)
+            yield from self._read_snapshots(connection)
             yield from self._walk(connection)
             yield from self._check_database(connection)
         finally:
@@ -73,9 +77,30 @@ class SQLiteScan:
                 f"{FORMAT_VERSION}. Next: install the OmniQ that wrote it"
             )
 
+    def _read_snapshots(self, connection: sqlite3.Connection) -> Iterator[Problem]:
+        """Read the snapshots, and begin the walk where the rows do if one stands before them."""
+        table = Table(self.path)
+        snapshots = SnapshotTable(self.path, table)
+        try:
+            seqs, beginning = snapshots.seqs(connection), table.beginning(connection)
+        except sqlite3.DatabaseError as error:
+            wanted = "tables that SQLite can read"
+            yield Problem("database", "table snapshots", None, None, 1, 0, wanted, str(error))
+            return
+        for seq in seqs:
+            try:
+                self.snapshots.append(snapshots.verified(connection, seq))
+            except (OmniqError, sqlite3.DatabaseError) as error:
+                wanted = "a snapshot of this journal"
+                yield Problem(
+                    "snapshot", "table snapshots", None, None, seq, seq, wanted, str(error)
+                )
+        if any(snapshot.bookmark.seq >= beginning.seq for snapshot in self.snapshots):
+            self.seq, self.digest = beginning.seq, beginning.digest
+
     def _walk(self, connection: sqlite3.Connection) -> Iterator[Commit | Problem]:
         rows: list[_Row] = []
-        last, end = 0, _end(connection)
+        last, end = self.seq, _end(connection)
         while True:
             read: list[_Row] = []
             reason = ""

@@ -8,13 +8,14 @@ place that does not; a commit that does not follow the one before it says how mu
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from omniq.errors import CorruptJournal, UnsupportedFormat
+from omniq.errors import CorruptJournal, OmniqError, UnsupportedFormat
 from omniq.storage.base import GENESIS
 from omniq.storage.disk import Disk
 from omniq.storage.encoding import MAX_COMMIT_BYTES, chain, decode_commit
@@ -28,6 +29,7 @@ from omniq.storage.framing import (
     unpack_frame_header,
     verify_payload,
 )
+from omniq.storage.history import History
 from omniq.storage.segments import Segment, segment_name
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from omniq.core.events import Commit
+    from omniq.storage.base import Snapshot
 
 __all__ = ("FileScan", "Problem", "Scan", "Torn")
 
@@ -72,6 +75,7 @@ class Scan(Protocol):
     seq: int
     digest: bytes
     torn: Torn | None
+    snapshots: list[Snapshot]  # those that verify, in order; known once the walk has begun
 
     def __iter__(self) -> Iterator[Commit | Problem]: ...
 
@@ -107,15 +111,17 @@ class FileScan:
         self._length = 0
         # Behind damage nothing is known to be chained to.
         self._is_chained = True
+        self.snapshots: list[Snapshot] = []
 
     def place(self) -> tuple[str, int | None, int | None]:
         """Return segment, offset and length of the frame of the latest commit."""
         return self._name, self._offset, self._length
 
     def __iter__(self) -> Iterator[Commit | Problem]:
-        if not self.folder.is_dir():
+        if not self._disk.is_directory(self.folder):
             raise UnsupportedFormat(f"{self.folder} is no directory, so there is no file journal")
         self._stop = self._end()
+        yield from self._read_snapshots()
         before: Segment | None = None
         while (first := self._following()) is not None and first <= self._stop[0]:
             self._first = first
@@ -146,12 +152,29 @@ class FileScan:
                 segment.close()
             before = segment
 
+    def _read_snapshots(self) -> Iterator[Problem]:
+        history = History(self._disk, self.folder, self._folder)
+        for seq in history.snapshots.seqs():
+            name = history.snapshots.file(seq).name
+            try:
+                self.snapshots.append(history.verified(seq))
+            except (OmniqError, OSError) as error:
+                wanted = "a snapshot of this journal"
+                yield Problem("snapshot", name, 0, None, seq, seq, wanted, str(error))
+
     def _end(self) -> tuple[int, int]:
         """Return last segment and size of the journal: a writer may be faster than this walk."""
         firsts = self._folder.firsts()
         if not firsts:
             raise UnsupportedFormat(f"{self.folder} holds no segment of an OmniQ journal")
-        return firsts[-1], (self.folder / segment_name(firsts[-1])).stat().st_size
+        return firsts[-1], self._size_of(firsts[-1])
+
+    def _size_of(self, first: int) -> int:
+        descriptor = self._disk.open(self.folder / segment_name(first), os.O_RDONLY)
+        try:
+            return self._disk.size(descriptor)
+        finally:
+            self._disk.close(descriptor)
 
     def _following(self) -> int | None:
         """Return the next segment; a writer may have begun one since the folder was listed."""
@@ -161,7 +184,7 @@ class FileScan:
         return self._firsts[behind] if behind < len(self._firsts) else None
 
     def _unreadable(self, first: int, expected: str, found: str) -> Problem:
-        size = (self.folder / self._name).stat().st_size
+        size = self._size_of(first)
         last = self._lose_until()
         return Problem("segment", self._name, 0, size, first, last, expected, found)
 
@@ -181,7 +204,8 @@ class FileScan:
         header = segment.header
         self._offset, self._length = 0, SEGMENT_HEADER_BYTES
         if header.first_seq != self.seq + 1:
-            yield self._out_of_order(header.first_seq)
+            if self.seq or not self._begins_with(header.first_seq):
+                yield self._out_of_order(header.first_seq)
         elif before is not None and header.journal_id != before.header.journal_id:
             yield self._problem(
                 "segment",
@@ -196,6 +220,10 @@ class FileScan:
             yield self._problem("chain", self.digest.hex(), header.previous.hex())
         self.seq = header.first_seq - 1
         self.digest, self._is_chained = header.previous, True
+
+    def _begins_with(self, first: int) -> bool:
+        """Whether what is before the first segment was dropped behind a snapshot."""
+        return any(snapshot.bookmark.seq >= first - 1 for snapshot in self.snapshots)
 
     def _walk(self, segment: Segment) -> Iterator[Commit | Problem]:
         """Check the frames of a segment, which a writer may be appending to.

@@ -11,7 +11,7 @@ from omniq.tools.printing import (
     clean,
     clean_lines,
     columns,
-    event_line,
+    event_lines,
     show_bytes,
     show_duration,
 )
@@ -19,12 +19,32 @@ from omniq.tools.printing import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from omniq.tools.comparing import Difference
+    from omniq.tools.explaining import Explanation
     from omniq.tools.printing import ErrorView
-    from omniq.tools.reports import StateReport, Summary, TaskView, VerifyReport, WorkerView
+    from omniq.tools.recovering import RecoverReport
+    from omniq.tools.reports import (
+        HeadView,
+        StateReport,
+        Summary,
+        TaskView,
+        VerifyReport,
+        WorkerView,
+    )
     from omniq.tools.scanning import Problem
     from omniq.tools.story import AttemptView, Story
 
-__all__ = ("problem_lines", "state_lines", "story_lines", "summary_lines", "verdict_lines")
+__all__ = (
+    "difference_lines",
+    "explanation_lines",
+    "problem_lines",
+    "recovery_lines",
+    "show_head",
+    "state_lines",
+    "story_lines",
+    "summary_lines",
+    "verdict_lines",
+)
 
 
 def summary_lines(report: Summary) -> Iterator[str]:
@@ -33,10 +53,10 @@ def summary_lines(report: Summary) -> Iterator[str]:
     rows = [
         ("journal", f"{clean(report.journal)} ({report.backend})"),
         ("size", show_bytes(report.bytes)),
-        ("events", f"{report.events:,} in {report.commits:,} commits"),
+        ("events", f"{report.events:,} in {report.commits:,} commits{_dropped(report.dropped)}"),
         ("from", _time(report.first_at)),
         ("until", _time(report.last_at)),
-        ("head", f"{report.head.seq} {report.head.digest}"),
+        ("head", show_head(report.head)),
     ]
     if report.torn_bytes:
         rows.append(("torn end", f"{show_bytes(report.torn_bytes)} (cut short, or being written)"))
@@ -94,7 +114,8 @@ def story_lines(story: Story) -> Iterator[str]:
         yield from _attempt_lines(attempt)
     yield ""
     yield "events"
-    yield from map(event_line, story.events)
+    for event in story.events:
+        yield from event_lines(event)
     for text in story.illegal:
         yield f"cannot follow: {clean(text)}"
 
@@ -190,7 +211,90 @@ def verdict_lines(report: VerifyReport) -> Iterator[str]:
         f"{clean(report.journal)}: {verdict}; {report.events:,} events in {report.commits:,} "
         f"commits verified in {_duration(report.read_seconds)}{rate}"
     )
-    yield f"head {report.head.seq} {report.head.digest}"
+    yield f"head {show_head(report.head)}"
+
+
+def _dropped(count: int) -> str:
+    return f", behind {count:,} that were dropped" if count else ""
+
+
+def show_head(head: HeadView) -> str:
+    """Return a head as `verify --head` takes it."""
+    return f"{head.seq}:{head.digest}"
+
+
+def difference_lines(report: Difference) -> Iterator[str]:
+    """Show how two journals differ."""
+    a, b = report.a, report.b
+    rows = [
+        (name, clean(side.journal), f"sequence number {side.seq}", f"{side.tasks:,} tasks")
+        for name, side in (("A", a), ("B", b))
+    ]
+    yield from columns(rows)
+    if report.same:
+        yield "the same events, and the same tasks"
+        return
+    if report.parted_at is None:
+        yield "the same events"
+    elif report.kind_a is None or report.kind_b is None:
+        more, seq = ("B", b.seq) if report.kind_a is None else ("A", a.seq)
+        count = seq - report.parted_at + 1
+        yield f"{more} goes on where the other ends: {count:,} events from {report.parted_at} on"
+    else:
+        yield (
+            f"their events part at sequence number {report.parted_at}: "
+            f"{report.kind_a} in A, {report.kind_b} in B"
+        )
+    if report.differing:
+        yield ""
+        head = ("task", "name", "A", "B")
+        tasks = [
+            (
+                clean(task.id),
+                clean(task.name),
+                _standing(task.a, task.attempt_a),
+                _standing(task.b, task.attempt_b),
+            )
+            for task in report.listed
+        ]
+        yield from columns([head, *tasks])
+        if (more_tasks := report.differing - len(report.listed)) > 0:
+            yield f"and {more_tasks:,} more tasks differ"
+
+
+def _standing(status: TaskStatus | None, attempt: int | None) -> str:
+    return "unknown" if status is None else f"{status}, attempt {attempt}"
+
+
+def explanation_lines(report: Explanation) -> Iterator[str]:
+    """Show why a task is where it is."""
+    status = "no longer kept" if report.status is None else report.status.value
+    yield f"task {clean(report.task)} ({clean(report.name)}, queue {clean(report.queue)}): {status}"
+    for reason in report.reasons:
+        yield f"- {clean(reason.text)}"
+
+
+def recovery_lines(report: RecoverReport) -> Iterator[str]:
+    """Show what was recovered, and what was lost."""
+    for problem in report.lost:
+        yield from problem_lines(problem)
+    for event in report.left_out:
+        yield (
+            f"left out: sequence number {event.seq}, {event.kind} of task {clean(event.task)}, "
+            f"which cannot follow the state {event.state}"
+        )
+    if (more := report.left_out_events - len(report.left_out)) > 0:
+        yield f"and {more:,} more events were left out"
+    for task_id in report.given_back:
+        yield f"given back: task {clean(task_id)}, whose worker is lost with its events"
+    if report.until is not None:
+        yield f"up to sequence number {report.until}, as asked for"
+    verdict = "something was lost" if report.lost or report.left_out_events else "nothing was lost"
+    yield (
+        f"{clean(report.target)}: {report.events:,} events in {report.commits:,} commits from "
+        f"{clean(report.journal)}; {verdict}"
+    )
+    yield f"head {show_head(report.head)}"
 
 
 def _counts(

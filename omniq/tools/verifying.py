@@ -6,11 +6,13 @@ in any state behind it, so its events are counted as unchecked, not as problems.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from omniq.core.projection import Projection
 from omniq.errors import IllegalEvent
+from omniq.storage.base import GENESIS
 from omniq.tools.printing import iso
+from omniq.tools.reading import whole
 from omniq.tools.scanning import Problem
 
 if TYPE_CHECKING:
@@ -19,14 +21,34 @@ if TYPE_CHECKING:
     from omniq.core.events import Commit, Event
     from omniq.tools.scanning import Scan
 
-__all__ = ("Verification",)
+__all__ = ("Verification", "WantedHead")
+
+
+class WantedHead(NamedTuple):
+    """The end of a journal as somebody noted it: a digest, and its sequence number or None."""
+
+    seq: int | None
+    digest: bytes
+
+    def is_at(self, seq: int, digest: bytes) -> bool:
+        """Whether a commit that ends like this is the noted one."""
+        return digest == self.digest and self.seq in (None, seq)
+
+    def missing(self, scan: Scan) -> Problem:
+        """Return the problem that the noted end is nowhere in a journal."""
+        where = "somewhere" if self.seq is None else f"at sequence number {self.seq}"
+        expected = f"a commit that ends {where} with digest {self.digest.hex()}"
+        found = f"none up to the end, {scan.seq}:{scan.digest.hex()}"
+        first = 1 if self.seq is None else self.seq
+        return Problem("head", scan.place()[0], None, None, first, first, expected, found)
 
 
 class Verification:
     """One pass over a journal; its counts are complete once `problems` is exhausted."""
 
-    def __init__(self, scan: Scan) -> None:
+    def __init__(self, scan: Scan, head: WantedHead | None = None) -> None:
         self.scan = scan
+        self._head = head
         self.events = 0
         self.commits = 0
         self.unchecked = 0
@@ -37,6 +59,7 @@ class Verification:
     def problems(self, on_progress: Callable[[int], None]) -> Iterator[Problem]:
         """Yield every problem, in the order of the journal."""
         before = 0
+        is_found = self._head is None or self._head.is_at(0, GENESIS)
         for found in self.scan:
             if isinstance(found, Problem):
                 yield found
@@ -47,10 +70,19 @@ class Verification:
                 yield self._problem("time", found, f"{iso(before)} or later", f"{iso(found.at)}")
             before = found.at
             yield from self._fold(found)
+            if self._head is not None and self._head.is_at(self.scan.seq, self.scan.digest):
+                is_found = True
             on_progress(found.last_seq)
 
+        if self._head is not None and not is_found:
+            yield self._head.missing(self.scan)
+
     def _fold(self, commit: Commit) -> Iterator[Problem]:
+        if not self._state.seq and commit.first_seq > 1 and self.scan.snapshots:
+            self._state = whole(self.scan.snapshots[0])
         state = self._state
+        if commit.last_seq <= state.seq:
+            return  # what is before the snapshot that the journal begins with can only be chained
         if commit.first_seq != state.seq + 1:
             state = self._state = Projection()
             state.seq = commit.first_seq - 1
@@ -59,6 +91,17 @@ class Verification:
             state.apply(commit)
         except IllegalEvent as error:
             yield from self._fold_slowly(commit, error)
+        yield from self._compare_snapshot(commit)
+
+    def _compare_snapshot(self, commit: Commit) -> Iterator[Problem]:
+        """Compare the snapshot at this place, if there is one, with what was folded up to it."""
+        if not self._is_whole or self._doubted:
+            return
+        for snapshot in self.scan.snapshots:
+            is_here = snapshot.bookmark.seq == commit.last_seq
+            if is_here and whole(snapshot).state() != self._state.state():
+                expected = "the state that the events before it make"
+                yield self._problem("snapshot", commit, expected, "a snapshot of another state")
 
     def _fold_slowly(self, commit: Commit, error: IllegalEvent | None) -> Iterator[Problem]:
         """Go on behind an event that cannot follow, one by one; it changed nothing."""

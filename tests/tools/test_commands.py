@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from omniq.core import events as ev
-from omniq.tools import reading, replay
+from omniq.tools import commands, reading, replay
 from omniq.tools.printing import show_bytes, show_duration
 from tests.tools.journals import CLIENT, LENGTH, NAMES, START, STORY, A, B, C, rewrite
 
@@ -375,7 +375,7 @@ def test_ctrl_c_has_the_status_of_ctrl_c(journal, run, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(replay, "summarize", interrupt)
+    monkeypatch.setattr(commands, "summarize", interrupt)
     assert run("summary", journal) == (130, "", "")
 
 

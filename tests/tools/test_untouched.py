@@ -11,7 +11,7 @@ import pytest
 
 from omniq.config import open_storage
 from omniq.core import events as ev
-from omniq.tools import replay
+from omniq.tools import reading, replay
 from omniq.tools.rows import SQLiteScan
 from tests.tools.journals import CLIENT, LENGTH, START, STORY, A, rewrite
 
@@ -98,7 +98,7 @@ async def test_journal_is_read_while_it_is_open_for_writing(tmp_path, backend):
 
 def test_report_is_of_the_moment_at_which_the_journal_was_opened(journal):
     async def read():
-        async with replay.opened(str(journal)) as opened:
+        async with reading.opened(str(journal)) as opened:
             writer = open_storage(journal)
             await writer.open()
             await writer.append([ev.QueueResumed("images")], at=START, actor=CLIENT)

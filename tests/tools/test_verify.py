@@ -107,7 +107,7 @@ class Listed:
 
     def __init__(self, *found):
         self.found = found
-        self.seq, self.digest, self.torn = 0, GENESIS, None
+        self.seq, self.digest, self.torn, self.snapshots = 0, GENESIS, None, []
 
     def __iter__(self):
         return iter(self.found)

@@ -1,0 +1,232 @@
+"""What each command of the replay tool does: ask the journal, and show the answer.
+
+A command gets its options and an `Output`, and returns the exit status.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omniq.clock import SystemClock
+from omniq.core import events as ev
+from omniq.errors import ConfigError
+from omniq.storage.archive import ArchiveDisk
+from omniq.storage.base import Head
+from omniq.storage.file import FileStorage
+from omniq.storage.sqlite import SQLiteStorage
+from omniq.tools.comparing import compare
+from omniq.tools.explaining import explain
+from omniq.tools.exporting import export
+from omniq.tools.printing import Output, event_lines, view_event
+from omniq.tools.reading import (
+    Journal,
+    Progress,
+    find_archive,
+    find_storage,
+    opened,
+    printable,
+)
+from omniq.tools.recovering import ChainedScan, Recovery, new_journal
+from omniq.tools.reports import VerifyReport, state_at, summarize, view_head
+from omniq.tools.rows import SQLiteScan
+from omniq.tools.scanning import FileScan
+from omniq.tools.showing import (
+    difference_lines,
+    explanation_lines,
+    problem_lines,
+    recovery_lines,
+    state_lines,
+    story_lines,
+    summary_lines,
+    verdict_lines,
+)
+from omniq.tools.story import story_of
+from omniq.tools.verifying import Verification
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator
+
+    from omniq.core.events import Commit, Event
+    from omniq.tools.points import Point
+    from omniq.tools.scanning import Problem, Scan
+
+__all__ = ("COMMANDS", "OK", "PROBLEMS")
+
+OK, PROBLEMS = 0, 1
+
+
+async def _summary(options: argparse.Namespace, output: Output) -> int:
+    async with opened(options.journal) as journal:
+        report = await summarize(journal)
+    output.show(report, summary_lines)
+    return OK
+
+
+async def _events(options: argparse.Namespace, output: Output) -> int:
+    kinds: frozenset[str] = frozenset(options.kind or ())
+    left = options.limit
+    async with opened(options.journal) as journal:
+        async for seq, commit, event in _candidates(journal, options):
+            if left == 0 or output.is_closed:
+                break
+            if seq <= options.after or (kinds and ev.kind_of(event) not in kinds):
+                continue
+            if options.worker is not None and options.worker != getattr(event, "worker", None):
+                continue
+            if options.task is not None and not _is_about(event, options.task):
+                continue
+            output.show(view_event(seq, commit, event), event_lines)
+            if options.follow:
+                output.flush()
+            left = None if left is None else left - 1
+    return OK
+
+
+def _is_about(event: Event, task_id: str) -> bool:
+    return getattr(event, "task_id", None) == task_id or task_id in getattr(event, "task_ids", ())
+
+
+async def _candidates(
+    journal: Journal, options: argparse.Namespace
+) -> AsyncIterator[tuple[int, Commit, Event]]:
+    """Yield the events of the time that was asked for; those of one task are found at once."""
+    if options.task is not None and not options.follow:
+        for entry in await journal.storage.read_task(options.task):
+            if _is_within(entry[1], options):
+                yield entry
+        return
+    batches = journal.followed(options.after) if options.follow else journal.commits(options.after)
+    async for batch in batches:
+        for commit in batch:
+            if options.until is not None and commit.at > options.until:
+                return  # times never decrease
+            if _is_within(commit, options):
+                for seq, event in enumerate(commit.events, commit.first_seq):
+                    yield seq, commit, event
+
+
+def _is_within(commit: Commit, options: argparse.Namespace) -> bool:
+    since, until = options.since, options.until
+    return (since is None or commit.at >= since) and (until is None or commit.at <= until)
+
+
+async def _task(options: argparse.Namespace, output: Output) -> int:
+    async with opened(options.journal) as journal:
+        story = await story_of(journal, options.id)
+    output.show(story, story_lines)
+    return PROBLEMS if story.illegal else OK
+
+
+async def _state(options: argparse.Namespace, output: Output) -> int:
+    async with opened(options.journal) as journal:
+        _check_point(options.at, journal, "--at")
+        report = await state_at(journal, options.at.seq, options.at.at, options.limit)
+    output.show(report, state_lines)
+    return OK
+
+
+def _check_point(point: Point, journal: Journal, option: str) -> None:
+    if point.seq is not None and point.seq > journal.head.seq:
+        raise ConfigError(f"{option} {point.seq}: the journal ends at {journal.head.seq}")
+
+
+async def _diff(options: argparse.Namespace, output: Output) -> int:
+    other = options.other or options.journal
+    async with opened(options.journal) as a, opened(other) as b:
+        _check_point(options.at, a, "--at")
+        _check_point(options.to, b, "--to")
+        report = await compare(a, b, options.at, options.to, options.limit)
+    output.show(report, difference_lines)
+    return OK if report.same else PROBLEMS
+
+
+async def _explain(options: argparse.Namespace, output: Output) -> int:
+    async with opened(options.journal) as journal:
+        report = await explain(journal, options.id, SystemClock().now_us())
+    output.show(report, explanation_lines)
+    return OK
+
+
+async def _verify(options: argparse.Namespace, output: Output) -> int:
+    began = time.monotonic()
+    location, backend, scan = _scan_of(options.journal)
+    verification = Verification(scan, options.head)
+    problems: list[Problem] = []
+    progress = Progress()
+    for problem in verification.problems(progress.at):
+        problems.append(problem)
+        if not output.as_json:
+            progress.done()
+            output.lines(problem_lines(problem))
+    progress.done()
+    report = VerifyReport(
+        journal=location,
+        backend=backend,
+        events=verification.events,
+        commits=verification.commits,
+        head=view_head(Head(scan.seq, digest=scan.digest)),
+        torn=scan.torn,
+        unchecked_events=verification.unchecked,
+        snapshots=len(scan.snapshots),
+        problems=problems,
+        read_seconds=round(time.monotonic() - began, 6),
+    )
+    output.show(report, verdict_lines)
+    return PROBLEMS if problems else OK
+
+
+async def _recover(options: argparse.Namespace, output: Output) -> int:
+    began = time.monotonic()
+    location, _, scan = _scan_of(options.journal)
+    source = scan if options.archive is None else _behind_archive(options.archive, scan)
+    progress = Progress()
+    async with new_journal(options.target) as target:
+        recovery = Recovery(source, target, options.until)
+        await recovery.run(progress.at)
+        progress.done()
+        report = await recovery.report(location, printable(options.target), began)
+    output.show(report, recovery_lines)
+    return PROBLEMS if report.lost or report.left_out_events else OK
+
+
+def _scan_of(journal: str) -> tuple[str, str, Scan]:
+    """Return a journal's name, its backend, and a walk over it that goes on behind damage."""
+    storage = find_storage(journal)
+    location = printable(storage.location)
+    if isinstance(storage, SQLiteStorage):
+        return location, "sqlite", SQLiteScan(storage.path)
+    assert isinstance(storage, FileStorage), "there is no third kind that can be read later"
+    return location, "file", FileScan(storage.path, disk=storage.disk)
+
+
+def _behind_archive(url: str, scan: Scan) -> ChainedScan:
+    archive = find_archive(url)
+    if archive is None:
+        raise ConfigError(f"--archive {url}: there is no archive")
+    return ChainedScan(FileScan(Path(url), disk=ArchiveDisk(archive)), scan)
+
+
+async def _export(options: argparse.Namespace, output: Output) -> int:
+    async with opened(options.journal) as journal:
+        with output.to_file(options.output):
+            async for event in export(journal):
+                output.json(event)
+                if output.is_closed:
+                    break
+    return OK
+
+
+COMMANDS = {
+    "summary": _summary,
+    "events": _events,
+    "task": _task,
+    "state": _state,
+    "diff": _diff,
+    "explain": _explain,
+    "verify": _verify,
+    "recover": _recover,
+    "export": _export,
+}
