@@ -31,13 +31,14 @@ from omniq.errors import (
     JournalConflict,
     OmniqError,
     QueueFull,
+    SerializationError,
     StorageClosed,
     StorageError,
     TaskNotFound,
     UnsupportedFormat,
 )
 from omniq.host import host_name
-from omniq.orders import Order, take_batch
+from omniq.orders import Order, failure_of, take_batch
 from omniq.syncing import Syncer
 from omniq.upkeep import Upkeep, restored
 
@@ -262,13 +263,29 @@ class AsyncTaskQueue:
             await asyncio.sleep(0)  # whatever else is ready now joins the batch
             self._ordered.clear()
             while self._orders:
-                batch = take_batch(self._orders)
+                batch: list[Order] = []
                 try:
+                    batch = take_batch(self._orders)
                     async with self._exclusive:
-                        await self._commit(batch)
+                        await self._commit_readable(batch)
                 except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
                     self._refuse(batch, error)
                     break
+
+    async def _commit_readable(self, batch: list[Order]) -> None:
+        """Commit a batch; if an order in it cannot be written, that one alone is refused."""
+        try:
+            await self._commit(batch)
+        except SerializationError as error:
+            if len(batch) > 1:
+                for order in batch:
+                    await self._commit_readable([order])
+                return
+            command, future, _ = batch[0]
+            if future is not None:
+                future.set_exception(error)
+            elif (failure := failure_of(command, error)) is not None:
+                await self._commit_readable([Order(failure, None, durable=False)])
 
     async def _commit(self, batch: list[Order]) -> None:
         """Append the events of a batch as one commit and answer whoever ordered it."""
@@ -380,7 +397,7 @@ class AsyncTaskQueue:
                 await self.storage.wait(self.projection.seq)
                 async with self._exclusive:
                     await self._catch_up()
-        except (OmniqError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
             self._fail(error)
 
     async def _catch_up(self) -> None:
@@ -413,12 +430,8 @@ class AsyncTaskQueue:
 
     def _fail(self, error: BaseException) -> None:
         """Tell everyone who waits, now and later, that the journal cannot be used from here on."""
-        _log.error(
-            "the journal %s failed: %s",
-            self.storage.location,
-            error,
-            extra={"action": "journal_failed"},
-        )
+        where, extra = self.storage.location, {"action": "journal_failed"}
+        _log.error("the journal %s failed: %s", where, error, extra=extra)
         self._failure = error
         self._fail_waiters(error)
 

@@ -11,8 +11,6 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from omniq.errors import OmniqError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -47,7 +45,7 @@ class Syncer:
                     seq = self._waiting[-1][0]
                     await self._storage.sync(seq)
                     self._resolve(max(seq, self._storage.durable))
-        except (OmniqError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
             self._on_failure(error)
 
     def acknowledge(self, seq: int, future: asyncio.Future[Any], answer: object) -> None:

@@ -32,6 +32,9 @@ def evolve(task: TaskRecord | None, event: ev.TaskEvent, at: int) -> TaskRecord:
         if task.status is _RUNNING and _is_of_another_claim(task, event):
             state = f"{task.status}, attempt {task.attempt} of worker {task.run.worker}"
             raise IllegalEvent(event.task_id, ev.kind_of(event), state)
+        if type(event) is ev.TaskStarted and event.attempt != task.attempt + 1:
+            state = f"{task.status}, attempt {task.attempt}"
+            raise IllegalEvent(event.task_id, ev.kind_of(event), state)
         return _changed(task, event, following, at)
     if isinstance(event, ev.TaskLate):
         return task

@@ -70,17 +70,12 @@ class FileStorage(LocalStorage):
         super().__init__(path, durability=durability, read_only=read_only)
         self.torn: Tear | None = None  # what a read-only handle found behind the last frame
         self._segment_bytes = segment_bytes
-        self._disk = disk or Disk()
-        self._segments = SegmentFolder(self._disk, self.path, writable=not read_only)
-        self._history = History(self._disk, self.path, self._segments)
+        self.disk = disk or Disk()
+        self._segments = SegmentFolder(self.disk, self.path, writable=not read_only)
+        self._history = History(self.disk, self.path, self._segments)
         self._end: Position | None = None  # where the next frame goes
         self._cursor: Position | None = None  # where the last `read` stopped
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
-
-    @property
-    def disk(self) -> Disk:
-        """What the journal lies on."""
-        return self._disk
 
     @property
     def durable(self) -> int:
@@ -92,7 +87,7 @@ class FileStorage(LocalStorage):
             durability=self._durability,
             read_only=self.read_only,
             segment_bytes=self._segment_bytes,
-            disk=self._disk,
+            disk=self.disk,
         )
 
     # Opening.
@@ -131,7 +126,7 @@ class FileStorage(LocalStorage):
         if not self._segments.firsts():
             self._history.check_empty()
             header = SegmentHeader(random_bytes(16), number=1, first_seq=1, at=0, previous=GENESIS)
-            self._disk.create(self.path / segment_name(1), pack_segment_header(header))
+            self.disk.create(self.path / segment_name(1), pack_segment_header(header))
         last = self._segments.open_last()
         rendezvous.bind(last.header.journal_id)
         hint = rendezvous.read_hint()
@@ -141,8 +136,8 @@ class FileStorage(LocalStorage):
                 self._durable = end.durable
                 return end
         # Whoever created the journal or its last segment may have died before that was durable.
-        self._disk.sync_directory(self.path.parent)
-        self._disk.sync_directory(self.path)
+        self.disk.sync_directory(self.path.parent)
+        self.disk.sync_directory(self.path)
         end = self._find_end()
         if self.torn is not None:
             cut_off(end, self.torn)
@@ -194,7 +189,7 @@ class FileStorage(LocalStorage):
                 raise end.segment.corrupt(tear.offset, end.seq + 1, tear.expected, tear.found)
             start = self._segments.start_after(end, self._cursor)
             if not self.read_only:
-                self._disk.sync_directory(self.path)  # who created it may have died before
+                self.disk.sync_directory(self.path)  # who created it may have died before
             self._move_end(start)
             end = start
 
@@ -234,7 +229,7 @@ class FileStorage(LocalStorage):
             previous=end.digest,
         )
         try:
-            self._disk.write_all(segment.descriptor, frame, end.offset)
+            self.disk.write_all(segment.descriptor, frame, end.offset)
         except OSError as error:
             self._take_back(end, error)
         end.digest = chain(end.digest, payload)
@@ -247,7 +242,7 @@ class FileStorage(LocalStorage):
     def _take_back(self, end: Position, error: OSError) -> None:
         """Remove what a failed write left, so that the journal stays valid; always raises."""
         try:
-            self._disk.truncate(end.segment.descriptor, end.offset)
+            self.disk.truncate(end.segment.descriptor, end.offset)
         except OSError as second:
             self._fail(f"a failed write could not be taken back: {second}")
             raise StorageError(f"cannot append to {end.segment.path}: {error}, {second}") from error
@@ -258,7 +253,7 @@ class FileStorage(LocalStorage):
         end, rendezvous = self._position(), self._shared()
         before, path = end.segment.header, self.path / segment_name(end.seq + 1)
         try:
-            self._disk.sync(end.segment.descriptor)
+            self.disk.sync(end.segment.descriptor)
         except OSError as error:
             raise self._sync_failed(end.segment, error) from error
         header = SegmentHeader(
@@ -269,10 +264,10 @@ class FileStorage(LocalStorage):
             # look for it, even if this process dies the moment after it was created.
             rendezvous.withdraw()
             try:
-                self._disk.create(path, pack_segment_header(header))
+                self.disk.create(path, pack_segment_header(header))
                 start = Position.start_of(self._segments.open(end.seq + 1, end, self._cursor))
             except OSError:
-                if self._disk.exists(path):
+                if self.disk.exists(path):
                     self._fail(f"the segment {path} is there, but perhaps not durable")
                 else:
                     rendezvous.publish(hint_of(end))
@@ -294,7 +289,7 @@ class FileStorage(LocalStorage):
         if seq > known:
             raise StorageError(f"sequence number {seq} is behind the end, {known}")
         # The descriptor is duplicated: the segment may be rotated away and closed meanwhile.
-        descriptor = self._disk.duplicate(segment.descriptor)
+        descriptor = self.disk.duplicate(segment.descriptor)
         loop = asyncio.get_running_loop()
         await finished(
             loop.run_in_executor(self._syncer, self._sync_and_close, segment, descriptor)
@@ -310,11 +305,11 @@ class FileStorage(LocalStorage):
 
     def _sync_and_close(self, segment: Segment, descriptor: int) -> None:
         try:
-            self._disk.sync(descriptor)
+            self.disk.sync(descriptor)
         except OSError as error:
             raise self._sync_failed(segment, error) from error
         finally:
-            self._disk.close(descriptor)
+            self.disk.close(descriptor)
 
     def _sync_failed(self, segment: Segment, error: OSError) -> StorageError:
         # The kernel reports a failed sync once and marks the pages clean, so trying again would
@@ -379,17 +374,12 @@ class FileStorage(LocalStorage):
 
     async def read_task(self, task_id: str) -> list[tuple[int, Commit, Event]]:
         self._check()
-        reader = FileStorage(self.path, read_only=True, disk=self._disk)
+        reader = FileStorage(self.path, read_only=True, disk=self.disk)
         await reader.open()
         try:
             return await find_task(reader, task_id)
         finally:
             await reader.close()
-
-    def bytes_on_disk(self) -> int:
-        """Return how much room the segments take, without what lies beside them."""
-        self._check()
-        return self._segments.bytes_on_disk()
 
     async def head(self) -> Head:
         if self.read_only:

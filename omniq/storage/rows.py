@@ -14,7 +14,7 @@ import msgspec
 from omniq.core.events import Commit, kind_of
 from omniq.errors import CorruptJournal, StorageError, UnsupportedFormat
 from omniq.storage.base import Head, events_of
-from omniq.storage.encoding import chain, check_size, decode_commit, encode_event, joined
+from omniq.storage.encoding import chain, check_readable, decode_commit, encode_event, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -150,7 +150,7 @@ class Table:
         commit = Commit(head.seq + 1, max(at, head.at), actor, list(events))
         encoded = [encode_event(event) for event in events]
         payload = joined(commit.first_seq, commit.at, actor, encoded)
-        check_size(len(payload), len(encoded))
+        check_readable(payload, len(encoded))
         digest = chain(head.digest, payload)
         connection.executemany(_INSERT, _rows(commit, encoded, digest, durable=durable))
         return Verified(commit, digest, durable)

@@ -182,8 +182,9 @@ class _SnapshotFile:
     def finish(self) -> None:
         """Make it durable, and only then give it its name."""
         self._disk.sync(self._descriptor)
-        self._disk.rename(self._temporary, self._path)
-        self._disk.sync_directory(self._path.parent)
+        with suppress(FileNotFoundError):  # who began a newer one has removed it
+            self._disk.rename(self._temporary, self._path)
+            self._disk.sync_directory(self._path.parent)
 
     def close(self, *, remove: bool) -> None:
         self._disk.close(self._descriptor)

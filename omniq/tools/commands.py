@@ -55,7 +55,8 @@ if TYPE_CHECKING:
 
 __all__ = ("COMMANDS", "OK", "PROBLEMS")
 
-OK, PROBLEMS = 0, 1
+OK = 0
+PROBLEMS = 1
 
 
 async def _summary(options: argparse.Namespace, output: Output) -> int:

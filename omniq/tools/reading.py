@@ -22,6 +22,7 @@ from omniq.core.snapshot import restore
 from omniq.errors import ConfigError, CorruptJournal, StorageError, UnsupportedFormat
 from omniq.storage.archive import ARCHIVED, Archive, ArchiveDisk
 from omniq.storage.file import FileStorage
+from omniq.storage.folder import SegmentFolder
 from omniq.storage.memory import MemoryStorage
 from omniq.storage.sqlite import SQLiteStorage
 
@@ -134,7 +135,8 @@ class Journal:
     def bytes_on_disk(self) -> int:
         """Return how much room the journal takes, without locks and other things beside it."""
         if isinstance(self.storage, FileStorage):
-            return self.storage.bytes_on_disk()
+            folder = SegmentFolder(self.storage.disk, self.storage.path, writable=False)
+            return folder.bytes_on_disk()
         if isinstance(self.storage, SQLiteStorage):
             return _sqlite_bytes(self.storage.path)
         return 0

@@ -9,11 +9,14 @@ import pytest
 
 from omniq import (
     AsyncOmniQ,
+    SerializationError,
     StorageClosed,
     StorageError,
     StorageFull,
+    TaskFailed,
     TaskStatus,
 )
+from omniq.core import commands as cmd
 from omniq.core import events as ev
 from omniq.errors import IllegalEvent
 from omniq.storage.disk import Disk
@@ -218,3 +221,49 @@ async def test_a_result_that_another_handle_wrote_is_handed_out_in_every_durabil
             for number in range(3):
                 handle = await client.enqueue(jobs.add, number)
                 assert await handle.result(timeout=SOON) == number + 2
+
+
+async def test_an_event_that_cannot_be_written_is_refused_alone(location) -> None:
+    async with AsyncOmniQ(location) as oq:
+        queue = await oq.engine()
+        bad = [
+            (ev.TaskEnqueued(f"bad{number}", "m:f", "q", payload),)
+            for number, payload in enumerate((5, object(), "text"))
+        ]
+        calls = [*bad, (ev.TaskEnqueued("good", "m:f", "q", b"\x92\x90\x80"),)]
+        for _ in range(2):  # without the state, and with it
+            answers = await asyncio.gather(
+                *(queue.enqueue(tasks) for tasks in calls), return_exceptions=True
+            )
+            assert [type(answer) for answer in answers] == [*[SerializationError] * 3, type(None)]
+            assert list((await queue.refresh()).tasks) == ["good"]
+            calls[-1] = ()
+
+
+@pytest.mark.parametrize("result", [5, object(), "\ud800"])
+async def test_an_outcome_that_cannot_be_written_fails_its_task(location, result) -> None:
+    async with AsyncOmniQ(location) as oq:
+        handle = await oq.enqueue(jobs.add, 1)
+        queue = await oq.engine()
+        await queue.execute(cmd.Join(ev.WorkerJoined("w", "host", 1, "boot", 1)))
+        await queue.execute(cmd.Claim("w", (), {"tests.app.jobs:add"}, 1))
+        queue.post(cmd.Succeed(handle.id, 1, "w", result))
+        with pytest.raises(TaskFailed) as caught:
+            await handle.result(timeout=SOON)
+        assert (caught.value.error.error_type, caught.value.error.is_retryable) == (
+            "SerializationError",
+            False,
+        )
+
+
+async def test_whatever_ends_the_follower_is_told_to_everyone(monkeypatch) -> None:
+    storage = MemoryStorage()
+    async with AsyncOmniQ(storage) as oq:
+        handle = await oq.enqueue(jobs.add, 1)
+
+        async def fail(_seq: int) -> None:
+            raise LookupError("a bug")
+
+        monkeypatch.setattr(storage, "wait", fail)
+        with pytest.raises(LookupError, match="a bug"):
+            await handle.result(timeout=SOON)

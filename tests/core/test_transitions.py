@@ -85,9 +85,11 @@ def test_every_state_is_reached_as_said(status):
 
 @pytest.mark.parametrize(("status", "kind"), ALLOWED)
 def test_allowed_event_leads_to_the_state_of_the_table(status, kind):
-    life = in_state(status)
-    assert evolve(life["t"], EVENTS[kind], life.now).status == ALLOWED[status, kind]
-    life.happen(EVENTS[kind])
+    life, event = in_state(status), EVENTS[kind]
+    if kind == "task.started":
+        event = ev.TaskStarted("t", life["t"].attempt + 1, "w")
+    assert evolve(life["t"], event, life.now).status == ALLOWED[status, kind]
+    life.happen(event)
     assert life.status("t") == ALLOWED[status, kind]
     assert life.state.counts_by_status()[life["t"].status] == 1
     assert sum(life.state.counts_by_status().values()) == 1
@@ -102,6 +104,14 @@ def test_any_other_event_is_illegal_and_changes_nothing(status, kind):
     error = refused(life, EVENTS[kind])
     assert (error.task_id, error.kind, error.state) == ("t", kind, status)
     assert life["t"] is record
+
+
+@pytest.mark.parametrize("status", ["PENDING", "RETRYING"])
+@pytest.mark.parametrize("more", [-1, 0, 2])
+def test_attempts_are_counted_one_by_one(status, more):
+    life = in_state(TaskStatus(status))
+    error = refused(life, ev.TaskStarted("t", life["t"].attempt + more, "w"))
+    assert f"attempt {life['t'].attempt}" in error.state
 
 
 @each_move

@@ -139,7 +139,7 @@ async def test_what_was_dropped_is_read_from_the_archive(tmp_path, url):
             await write(storage, "more")
         beginning = await storage.drop_history(before=LATER, until=until)
         assert 0 < beginning.seq <= until
-        disk = ArchiveDisk(Archive(url), storage._disk)
+        disk = ArchiveDisk(Archive(url), storage.disk)
         whole = FileStorage(storage.path, read_only=True, disk=disk)
         assert await names_in(whole) == [*map(str, range(60)), "more", "more"]
 
