@@ -1,7 +1,8 @@
 """Which functions may run here, by the names that stand in a journal.
 
-A worker runs what was registered with its app, and functions of modules that its owner allowed
-(`Settings.task_modules`). A name from a journal alone imports nothing.
+A worker runs what was registered with its app, and functions that were defined in modules that
+its owner allowed (`Settings.task_modules`). A name from a journal alone imports nothing else, and
+what an allowed module has imported from elsewhere is not for a journal to call.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import msgspec
 from omniq.errors import TaskNotAllowed
 from omniq.serialization import Signature
 
-__all__ = ("Executor", "Registration", "Registry", "name_of")
+__all__ = ("Executor", "Registration", "Registry", "load", "name_of")
 
 type Executor = Literal["async", "thread", "process"]
+
+MAX_IMPORTED_NAME = 500  # characters
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -101,30 +104,81 @@ class Registry:
 
     def _import(self, name: str) -> Registration:
         module_name, _, qualified = name.partition(":")
-        if not any(
-            module_name == allowed or module_name.startswith(f"{allowed}.")
-            for allowed in self._allowed
-        ):
+        if not self._allows(module_name):
             raise TaskNotAllowed(
                 f"no function is registered as {name!r}, and its module is not among "
                 f"task_modules={list(self._allowed)}. Next: register it with @oq.task in a module "
                 "that this process imports, or allow its module"
             )
-        if not qualified or not all(part.isidentifier() for part in qualified.split(".")):
-            raise TaskNotAllowed(f"{name!r} is not of the form module:function")
+        if len(name) > MAX_IMPORTED_NAME or not all(map(_is_dotted, (module_name, qualified))):
+            raise TaskNotAllowed(f"{name[:MAX_IMPORTED_NAME]!r} is not of the form module:function")
         try:
-            found: Any = importlib.import_module(module_name)
-            for part in qualified.split("."):
-                found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
+            found = load(name)
+            if name in self._registrations:  # importing its module registered it
+                return self._registrations[name]
+            self._check(name, found)
+            return self.register(found, name=name)
+        except TaskNotAllowed:
+            raise
+        # Whatever a module does when it is imported, one that ends the process included, must
+        # not keep the worker from its other tasks.
+        except (Exception, SystemExit) as error:
             raise TaskNotAllowed(
-                f"{name!r} cannot be found: {error}. Next: deploy the code that has it"
+                f"{name!r} cannot be imported: {type(error).__name__}: {error}. "
+                "Next: repair the code that has it"
             ) from error
-        if name in self._registrations:  # importing its module registered it
-            return self._registrations[name]
-        if not callable(found):
+
+    def _allows(self, module: object) -> bool:
+        """Whether a module is one of those that are allowed, or inside of one."""
+        return isinstance(module, str) and any(
+            module == allowed or module.startswith(f"{allowed}.") for allowed in self._allowed
+        )
+
+    def _check(self, name: str, found: object) -> None:
+        """Raise `TaskNotAllowed` for what a journal may not call, though it can name it.
+
+        A module holds more than its own functions: those that it imported, such as `system` from
+        `os`, and classes, which run code that nobody wrote to be a task.
+        """
+        registration = getattr(found, "registration", None)
+        if isinstance(registration, Registration):
+            found = registration.function
+        if inspect.isclass(found) or not inspect.isroutine(found):
             raise TaskNotAllowed(f"{name!r} is a {type(found).__name__}, not a function")
-        return self.register(found, name=name)
+        if not self._allows(getattr(found, "__module__", None)):
+            raise TaskNotAllowed(
+                f"{name!r} was defined in {found.__module__}, which is not among "
+                f"task_modules={list(self._allowed)}. Next: wrap it in a function of your own"
+            )
+
+
+def load(name: str) -> Any:
+    """Import what a name of the form `module:qualname` means.
+
+    Only classes lie on the way from the module to it: what a module has imported, or what an
+    object refers to, is somebody else's. Raises `TaskNotAllowed` if there is no such thing.
+    """
+    module_name, _, qualified = name.partition(":")
+    *path, last = qualified.split(".")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in path:
+            found = getattr(found, part)
+            if not inspect.isclass(found):
+                raise TaskNotAllowed(f"{name!r} cannot be found: {part!r} is no class")
+        return getattr(found, last)
+    except (ImportError, AttributeError) as error:
+        raise TaskNotAllowed(
+            f"{name!r} cannot be found: {error}. Next: deploy the code that has it"
+        ) from error
+
+
+def _is_dotted(name: str) -> bool:
+    """Whether these are plain names with dots between them, none of them Python's own.
+
+    A journal must not run the `__main__` of a package, nor reach a function's `__globals__`.
+    """
+    return all(part.isidentifier() and not part.startswith("__") for part in name.split("."))
 
 
 def name_of(function: Callable[..., object], *, importable: bool) -> str:

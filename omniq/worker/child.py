@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from omniq.registry import Registry
+from omniq.registry import Registry, load
 from omniq.serialization import Codecs
 from omniq.worker import context as ctx
 from omniq.worker import protocol
@@ -58,7 +58,6 @@ def _read_jobs(source: BinaryIO, jobs: SimpleQueue[protocol.Job]) -> None:
 
 
 def _run(job: protocol.Job, target: BinaryIO) -> protocol.Answer:
-    module = job.target.partition(":")[0]
     codecs = Codecs(job.serializer, job.max_payload_bytes)
     ctx.enter(
         ctx.TaskContext(
@@ -71,8 +70,8 @@ def _run(job: protocol.Job, target: BinaryIO) -> protocol.Answer:
         )
     )
     try:
-        # The parent had the function in its own registry, so importing its module is allowed.
-        registration = Registry((module,)).require(job.target)
+        # The parent had the function in its own registry, so whatever it is may be called.
+        registration = Registry().register(load(job.target), name=job.name)
         args, kwargs = codecs.decode_arguments(registration.signature, job.payload, job.codec)
         value = registration.function(*args, **kwargs)
         if asyncio.iscoroutine(value):
