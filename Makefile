@@ -37,6 +37,10 @@ floors: .venv/.installed-dev  ## Imports go one way (import-linter)
 unit: .venv/.installed-dev  ## The tests alone; ARGS="tests/core -k claim" passes options
 	$(BIN)/pytest $(ARGS)
 
+.PHONY: sim
+sim: .venv/.installed-dev  ## Simulate lives of a journal; ARGS="--seeds 5000" or ARGS="--seed 42"
+	$(BIN)/python tools/simulate.py $(ARGS)
+
 .PHONY: format
 format: .venv/.installed-dev  ## Format the code and apply the safe fixes
 	$(BIN)/ruff check --fix --quiet

@@ -18,7 +18,7 @@ import msgspec
 from omniq.core.events import Commit
 from omniq.errors import JournalConflict, StorageError
 from omniq.host import random_bytes
-from omniq.storage.base import GENESIS, Bookmark, Head, Sealed, Snapshot, find_task
+from omniq.storage.base import GENESIS, Head, find_task
 from omniq.storage.disk import Disk, storage_error, system_errors
 from omniq.storage.encoding import chain, encode_commit
 from omniq.storage.folder import SegmentFolder, hint_of, position_of
@@ -28,8 +28,8 @@ from omniq.storage.framing import (
     pack_frame,
     pack_segment_header,
 )
-from omniq.storage.history import History
-from omniq.storage.local import Durability, LocalStorage, finished
+from omniq.storage.history import History, SnapshottingFiles
+from omniq.storage.local import Durability, finished
 from omniq.storage.rendezvous import OWN_NAMES, Rendezvous
 from omniq.storage.segments import (
     SEGMENT_BYTES,
@@ -40,18 +40,19 @@ from omniq.storage.segments import (
     ends_with_its_frame,
     find_end,
     segment_name,
+    write_again,
 )
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterable, Callable, Sequence
+    from collections.abc import Sequence
 
     from omniq.core.events import Event
 
 __all__ = ("FileStorage",)
 
 
-class FileStorage(LocalStorage):
+class FileStorage(SnapshottingFiles):
     """The journal in the directory `path`, which is created if its parent is there.
 
     `durability="os"` acknowledges what the operating system has, which survives the death of the
@@ -118,9 +119,6 @@ class FileStorage(LocalStorage):
         finally:
             rendezvous.leave()
 
-    async def _in_thread[T](self, work: Callable[[], T]) -> T:
-        return await finished(asyncio.get_running_loop().run_in_executor(None, work))
-
     def _recover(self, rendezvous: Rendezvous) -> Position:
         """Return the journal's end, by the hint if it can be trusted, else by looking."""
         if not self._segments.firsts():
@@ -130,7 +128,8 @@ class FileStorage(LocalStorage):
         last = self._segments.open_last()
         rendezvous.bind(last.header.journal_id)
         hint = rendezvous.read_hint()
-        if hint is not None and hint.segment == last.first_seq:
+        is_suspect = rendezvous.is_suspect()
+        if hint is not None and hint.segment == last.first_seq and not is_suspect:
             end = position_of(last, hint)
             if last.size() == hint.offset and ends_with_its_frame(end):
                 self._durable = end.durable
@@ -142,6 +141,9 @@ class FileStorage(LocalStorage):
         if self.torn is not None:
             cut_off(end, self.torn)
             self.torn = None
+        if is_suspect:
+            write_again(end)
+            rendezvous.trust()
         return end
 
     def _find_end(self) -> Position:
@@ -165,16 +167,28 @@ class FileStorage(LocalStorage):
     def _refresh(self, rendezvous: Rendezvous) -> None:
         end = self._position()
         hint = rendezvous.read_hint()
-        if hint is not None and hint.seq > end.seq:
+        # A new segment may have begun and still be empty: its first frame could not be written.
+        if hint is not None and (hint.seq, hint.segment) > (end.seq, end.segment.first_seq):
             self._move_end(position_of(self._segments.open(hint.segment, end, self._cursor), hint))
             end = self._position()
-        if hint is None or end.segment.size() != end.offset:
-            # A process wrote, or began a segment, and died before it could say so.
+        is_suspect = rendezvous.is_suspect()
+        if hint is None or is_suspect or end.segment.size() != end.offset:
+            # A process wrote, or began a segment, and died or failed before it could say so.
             tear = self._follow()
             end = self._position()
             if tear is not None:
                 cut_off(end, tear)
+            if is_suspect:
+                self._write_again(end, rendezvous)
             rendezvous.publish(hint_of(end))
+
+    def _write_again(self, end: Position, rendezvous: Rendezvous) -> None:
+        try:
+            write_again(end)
+            self.disk.sync_directory(self.path)
+        except OSError as error:
+            raise self._sync_failed(end.segment, error) from error
+        rendezvous.trust()
 
     def _follow(self) -> Tear | None:
         """Move the end behind everything that was written, in whatever segment."""
@@ -269,6 +283,7 @@ class FileStorage(LocalStorage):
             except OSError:
                 if self.disk.exists(path):
                     self._fail(f"the segment {path} is there, but perhaps not durable")
+                    rendezvous.suspect()
                 else:
                     rendezvous.publish(hint_of(end))
                 raise
@@ -315,6 +330,8 @@ class FileStorage(LocalStorage):
         # The kernel reports a failed sync once and marks the pages clean, so trying again would
         # claim what is not so ("fsyncgate", and Rebello et al., ATC 2020).
         self._fail(f"syncing {segment.path} failed: {error}")
+        if self._rendezvous is not None:
+            self._rendezvous.suspect()
         return StorageError(
             f"cannot sync {segment.path}: {error.strerror}. What was acknowledged is safe; what "
             "was not may be lost. Next: open the journal again, which reads what is on the disk"
@@ -390,56 +407,6 @@ class FileStorage(LocalStorage):
                 return await self.head()
         end = self._position()
         return Head(end.seq, end.at, end.digest)
-
-    # Snapshots and dropping history.
-
-    async def beginning(self) -> Head:
-        self._check()
-        return self._history.beginning()
-
-    async def bookmark(self, seq: int) -> Bookmark:
-        for place in (self._position(), self._cursor):
-            if place is not None and place.seq == seq:
-                at = (place.segment.first_seq, place.frame_offset, place.offset)
-                return Bookmark(seq, place.at, place.digest, at)
-        raise StorageError(f"this handle on {self.path} does not stand at sequence number {seq}")
-
-    async def save_snapshot(self, bookmark: Bookmark, parts: AsyncIterable[bytes]) -> None:
-        # Also with durability="os": a state must not outlive the events that it is of.
-        if bookmark.seq > self._durable:
-            await self._sync(bookmark.seq)
-        journal_id = self._position().segment.header.journal_id
-        with system_errors(f"cannot write a snapshot of {self.path}"):
-            await self._history.snapshots.save(journal_id, bookmark, parts, self._in_thread)
-
-    async def snapshot_seq(self) -> int:
-        self._check()
-        return max(self._history.snapshots.seqs(), default=0)
-
-    async def load_snapshot(self, before: int | None = None) -> Snapshot | None:
-        end = self._position()
-        with system_errors(f"cannot read the snapshots of {self.path}"):
-            snapshot = await self._in_thread(
-                lambda: self._history.load(before, set_aside=not self.read_only)
-            )
-            if snapshot is not None:
-                first = self._history.segment_of(snapshot.bookmark)
-                segment = self._segments.open(first, end)
-                self._cursor = self._history.place(snapshot.bookmark, segment)
-        return snapshot
-
-    async def drop_history(self, *, before: int, until: int) -> Head:
-        with system_errors(f"cannot drop history of {self.path}"):
-            firsts = await self._in_thread(lambda: self._history.droppable(before, until))
-            async with self:
-                if self._history.began_before(self._position().segment, before):
-                    self._rotate()  # so that it can be dropped when all of it is as old
-            await self._in_thread(lambda: self._history.drop(firsts))
-        return await self.beginning()
-
-    async def seal(self, after: Head, *, number: int, before: int) -> Sealed | None:  # noqa: ARG002
-        with system_errors(f"cannot read {self.path}"):
-            return await self._in_thread(lambda: self._history.seal(after))
 
     def _position(self) -> Position:
         self._check()

@@ -7,23 +7,28 @@ journal that goes back further than it has to.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from abc import abstractmethod
 from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from omniq.errors import CorruptJournal
+from omniq.errors import CorruptJournal, StorageError
 from omniq.storage.base import Bookmark, Head, Sealed, Snapshot, other_journal
+from omniq.storage.disk import system_errors
+from omniq.storage.local import LocalStorage, finished
 from omniq.storage.segments import Position, Segment, ends_with_its_frame, segment_name
 from omniq.storage.snapshots import KEPT, BadSnapshot, SnapshotFolder, snapshot_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable
     from pathlib import Path
 
     from omniq.storage.disk import Disk
     from omniq.storage.folder import SegmentFolder
 
-__all__ = ("History",)
+__all__ = ("History", "SnapshottingFiles")
 
 _log = logging.getLogger(__name__)
 
@@ -170,3 +175,72 @@ class History:
         segment = Segment(self._disk, self._path, first, writable=False)
         segment.close()
         return segment
+
+
+class SnapshottingFiles(LocalStorage):
+    """The part of the file storage that is about its history; the rest is in `file`."""
+
+    disk: Disk
+    _history: History
+    _segments: SegmentFolder
+    _cursor: Position | None
+
+    @abstractmethod
+    def _position(self) -> Position: ...
+
+    @abstractmethod
+    async def _sync(self, seq: int) -> None: ...
+
+    @abstractmethod
+    def _rotate(self) -> Position: ...
+
+    async def beginning(self) -> Head:
+        self._check()
+        return self._history.beginning()
+
+    async def bookmark(self, seq: int) -> Bookmark:
+        for place in (self._position(), self._cursor):
+            if place is not None and place.seq == seq:
+                at = (place.segment.first_seq, place.frame_offset, place.offset)
+                return Bookmark(seq, place.at, place.digest, at)
+        raise StorageError(f"this handle on {self.path} does not stand at sequence number {seq}")
+
+    async def save_snapshot(self, bookmark: Bookmark, parts: AsyncIterable[bytes]) -> None:
+        # Also with durability="os": a state must not outlive the events that it is of.
+        if bookmark.seq > self._durable:
+            await self._sync(bookmark.seq)
+        journal_id = self._position().segment.header.journal_id
+        with system_errors(f"cannot write a snapshot of {self.path}"):
+            await self._history.snapshots.save(journal_id, bookmark, parts, self._in_thread)
+
+    async def snapshot_seq(self) -> int:
+        self._check()
+        return max(self._history.snapshots.seqs(), default=0)
+
+    async def load_snapshot(self, before: int | None = None) -> Snapshot | None:
+        end = self._position()
+        with system_errors(f"cannot read the snapshots of {self.path}"):
+            snapshot = await self._in_thread(
+                lambda: self._history.load(before, set_aside=not self.read_only)
+            )
+            if snapshot is not None:
+                first = self._history.segment_of(snapshot.bookmark)
+                segment = self._segments.open(first, end)
+                self._cursor = self._history.place(snapshot.bookmark, segment)
+        return snapshot
+
+    async def drop_history(self, *, before: int, until: int) -> Head:
+        with system_errors(f"cannot drop history of {self.path}"):
+            firsts = await self._in_thread(lambda: self._history.droppable(before, until))
+            async with self:
+                if self._history.began_before(self._position().segment, before):
+                    self._rotate()  # so that it can be dropped when all of it is as old
+            await self._in_thread(lambda: self._history.drop(firsts))
+        return await self.beginning()
+
+    async def seal(self, after: Head, *, number: int, before: int) -> Sealed | None:  # noqa: ARG002
+        with system_errors(f"cannot read {self.path}"):
+            return await self._in_thread(lambda: self._history.seal(after))
+
+    async def _in_thread[T](self, work: Callable[[], T]) -> T:
+        return await finished(asyncio.get_running_loop().run_in_executor(None, work))

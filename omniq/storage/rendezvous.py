@@ -4,6 +4,8 @@
     wake/          a socket for each process that waits for news
     live/          a file for each worker, locked as long as its process lives
 
+A byte behind the hint says that a sync has failed, and nobody has written anew what it was about.
+
 The head hint says where the journal ended when the lock was last given up, so that whoever takes
 the lock next need not look. It is a cache: checksummed, never synced, ignored after a reboot, and
 never a reason to remove anything.
@@ -62,6 +64,7 @@ class HeadHint(NamedTuple):
 
 _HINT = struct.Struct("<QQQQQ32s")
 _CRC = struct.Struct("<I")
+_SUSPECT_OFFSET = _HINT.size + _CRC.size  # a byte behind the hint
 
 
 class Rendezvous:
@@ -166,6 +169,19 @@ class Rendezvous:
     def withdraw(self) -> None:
         """Make whoever takes the lock next look for the journal's end, should we die now."""
         os.pwrite(self._lock.descriptor, bytes(_HINT.size + _CRC.size), 0)
+
+    def suspect(self) -> None:
+        """Say, also without the lock, that a sync failed: the system's memory is not the disk."""
+        with suppress(OSError):
+            os.pwrite(self._lock.descriptor, b"!", _SUSPECT_OFFSET)
+
+    def is_suspect(self) -> bool:
+        """Whether a sync failed since somebody last wrote everything again."""
+        return os.pread(self._lock.descriptor, 1, _SUSPECT_OFFSET) == b"!"
+
+    def trust(self) -> None:
+        """Say that everything was written again, and synced."""
+        os.pwrite(self._lock.descriptor, b"\0", _SUSPECT_OFFSET)
 
     def ring(self) -> None:
         """Wake every other process that waits for news."""

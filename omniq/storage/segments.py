@@ -42,6 +42,7 @@ __all__ = (
     "ends_with_its_frame",
     "find_end",
     "segment_name",
+    "write_again",
 )
 
 SEGMENT_BYTES = 64 * 1024 * 1024  # etcd's WAL segments have this size
@@ -280,6 +281,19 @@ def cut_off(end: Position, tear: Tear) -> None:
         aside.name,
         extra={"action": "torn_end_cut", "bytes": tear.length, "seq": end.seq},
     )
+
+
+def write_again(end: Position) -> None:
+    """Write a segment once more, and sync it, after a sync of it has failed.
+
+    The system may hold pages for clean that never reached the disk (Rebello et al., ATC 2020): who
+    reads them sees what a power cut would take away, and another sync would not write them.
+    """
+    segment = end.segment
+    for offset in range(0, end.offset, _READ_BYTES):
+        data = segment.read(min(_READ_BYTES, end.offset - offset), offset)
+        segment.disk.write_all(segment.descriptor, data, offset)
+    segment.disk.sync(segment.descriptor)
 
 
 def ends_with_its_frame(position: Position) -> bool:

@@ -244,6 +244,9 @@ class AsyncWorkerPool:
         state.waiting.recall(runnable)
 
     def _seconds_to_next_due(self) -> float | None:
+        """Return when there is something to claim, or None if something else must happen first."""
+        if len(self._attempts) >= self.concurrency:
+            return None  # what falls due meanwhile has to wait for a free slot
         due_at = self._queue.projection.waiting.next_due()
         return None if due_at is None else (due_at - self._clock.now_us()) / 1_000_000
 

@@ -18,6 +18,9 @@ from omniq import (
     TaskStatus,
     current_task,
 )
+from omniq.clock import wait_at_most
+from omniq.testing import VirtualClock
+from omniq.worker import pool
 from tests.app import jobs
 
 SOON = 5.0
@@ -450,3 +453,35 @@ async def test_whatever_a_task_raises_ends_its_attempt_only(
     with pytest.raises(TaskFailed, match=type(error).__name__):
         await handle.result()
     assert await other.result() == 3
+
+
+async def test_a_worker_without_a_free_slot_waits_for_one_and_not_for_what_is_due(
+    location, monkeypatch
+) -> None:
+    waits = 0
+
+    async def counted(*arguments):
+        nonlocal waits
+        waits += 1
+        return await wait_at_most(*arguments)
+
+    monkeypatch.setattr(pool, "wait_at_most", counted)
+    clock, go_on = VirtualClock(), asyncio.Event()
+    async with AsyncOmniQ(location, clock=clock) as oq:
+
+        @oq.task
+        async def wait() -> None:
+            await go_on.wait()
+
+        first = await wait.enqueue()
+        second = await wait.options(delay=1).enqueue()
+        async with oq.worker(concurrency=1):
+            while await first.status() is not TaskStatus.RUNNING:
+                await asyncio.sleep(0)
+            clock.step(10)  # the second one is due, and has to wait
+            before = waits
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert waits - before <= 3
+            go_on.set()
+            await second.result(timeout=5)

@@ -516,3 +516,71 @@ async def test_missing_beginning_is_said(path):
                 await other.read(0)
             with pytest.raises(CorruptJournal, match="1 to 3 were dropped, found none"):
                 await other.load_snapshot()
+
+
+async def test_a_full_disk_just_behind_a_rotation_leaves_one_journal(path):
+    """Whoever rotated cannot write its first frame: the others must go on in the new segment."""
+    disk = FaultyDisk()
+    async with opened(FileStorage(path, segment_bytes=SMALL, disk=disk)) as first:
+        second = first.sibling()
+        await second.open()
+        names = []
+        while len(segments(path)) == 1:
+            await append(first, len(names))
+            names.append(str(len(names)))
+        await second.head()
+        while len(segments(path)) == 2:
+            async with second:  # it knows the end, and will have to notice the new segment
+                pass
+            disk.fail("write", errno.ENOSPC, after=1)  # the segment's header, and not the frame
+            try:
+                await append(first, len(names))
+            except StorageFull:
+                continue
+            disk.failing.clear()
+            names.append(str(len(names)))
+        async with first:
+            pass  # says where the journal ends, as it does before its next try
+        for _ in range(10):
+            await append(second, len(names))
+            names.append(str(len(names)))
+            await append(first, len(names))
+            names.append(str(len(names)))
+        await second.close()
+    assert await names_in(FileStorage(path)) == names
+
+
+async def test_after_a_failed_sync_everything_is_written_again(path):
+    """What the system took for clean may not be on the disk: nobody builds upon it."""
+
+    class Forgets(FaultyDisk):
+        """A disk whose failed sync leaves the pages clean, so that no later one writes them."""
+
+        def __init__(self):
+            super().__init__()
+            self.written = []
+
+        def write(self, descriptor, data, offset):
+            self.written.append((offset, bytes(data)))
+            return super().write(descriptor, data, offset)
+
+    disk = Forgets()
+    async with opened(FileStorage(path, disk=disk)) as first:
+        await append_synced(first, "a")
+        second = FileStorage(path, disk=disk)  # open before the failure
+        await second.open()
+        await append(first, "b")
+        disk.fail("sync", errno.EIO)
+        with pytest.raises(StorageError, match="cannot sync"):
+            await first.sync(2)
+        disk.written.clear()
+        await append(second, "c")
+        assert (
+            b"".join(data for _, data in disk.written[:1])
+            == segments(path)[0].read_bytes()[: disk.written[1][0]]
+        )
+        disk.written.clear()
+        await append(second, "d")
+        assert len(disk.written) == 1  # once is enough
+        await second.close()
+    assert await names_in(FileStorage(path)) == list("abcd")
