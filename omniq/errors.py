@@ -24,6 +24,7 @@ next step; what a program may want to read is an attribute as well.
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -124,8 +125,9 @@ class JournalConflict(StorageError):
 class CorruptJournal(StorageError):
     """Bytes that were once durable do not verify. The journal was not opened and not touched.
 
-    `segment` and `offset` say where, `sequence` which event should begin there, `expected` and
-    `found` what was compared.
+    `segment` and `offset` say where, `sequence` which event should begin there, `last_sequence`
+    which one is the last that is damaged, unless that is unknown (None), `expected` and `found`
+    what was compared.
     """
 
     def __init__(
@@ -137,16 +139,21 @@ class CorruptJournal(StorageError):
         sequence: int,
         expected: str,
         found: str,
+        last_sequence: int | None = None,
     ) -> None:
+        until = "on" if last_sequence is None else f"to {last_sequence}"
         super().__init__(
-            f"journal {journal} is damaged: {segment}, offset {offset}, from sequence {sequence}: "
-            f"expected {expected}, found {found}. Nothing was changed. "
-            f"Next: python -m omniq.tools.replay verify {journal}"
+            f"journal {journal} is damaged: {segment}, offset {offset}, from sequence {sequence} "
+            f"{until}: expected {expected}, found {found}. Nothing was changed. "
+            f"Next: python -m omniq.tools.replay verify {shlex.quote(journal)} says how much is "
+            f"damaged, and python -m omniq.tools.replay recover {shlex.quote(journal)} TARGET "
+            "makes a new journal of what is not"
         )
         self.journal = journal
         self.segment = segment
         self.offset = offset
         self.sequence = sequence
+        self.last_sequence = last_sequence
         self.expected = expected
         self.found = found
 

@@ -83,8 +83,12 @@ def random_bytes(count: int) -> bytes:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file for its owner alone, never through a symbolic link, not inherited on exec."""
-    flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    """Open a file for its owner alone, never through a symbolic link, not inherited on exec.
+
+    A pipe of that name is opened without waiting for its other end; reading then fails.
+    """
+    for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
+        flags |= getattr(os, name, 0)
     return os.open(path, flags, PRIVATE_FILE)
 
 

@@ -15,7 +15,7 @@ from omniq.errors import StorageError, StorageFull
 from omniq.host import open_private, sync_directory, sync_file
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
     from pathlib import Path
 
 __all__ = ("Disk", "storage_error", "system_errors")
@@ -83,12 +83,15 @@ class Disk:
         while written < len(data):
             written += self.write(descriptor, memoryview(data)[written:], offset + written)
 
-    def create(self, path: Path, data: bytes) -> None:
+    def create(self, path: Path, pieces: Iterable[bytes]) -> None:
         """Make a durable file with this content appear, whole or not at all."""
         temporary = path.with_name(f"{path.name}.tmp")
         descriptor = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            self.write_all(descriptor, data, 0)
+            offset = 0
+            for piece in pieces:
+                self.write_all(descriptor, piece, offset)
+                offset += len(piece)
             self.sync(descriptor)
         finally:
             self.close(descriptor)

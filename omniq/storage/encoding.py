@@ -29,9 +29,11 @@ __all__ = (
     "encode_commit",
     "encode_event",
     "joined",
+    "misplaced",
 )
 
 MAX_COMMIT_BYTES = 64 * 1024 * 1024  # a commit is read whole, so its length is bounded
+MAX_AT = 253_402_300_799_999_999  # the last microsecond of the year 9999
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Commit)
@@ -96,7 +98,26 @@ def joined(first_seq: int, at: int, actor: str, events: list[bytes]) -> bytes:
 
 def decode_commit(payload: bytes | memoryview) -> Commit:
     """Return the commit; raises `msgspec.DecodeError` for anything else."""
-    return _decoder.decode(payload)
+    try:
+        return _decoder.decode(payload)
+    except (UnicodeDecodeError, RecursionError) as error:  # what msgspec lets through
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def misplaced(commit: Commit, seq: int, at: int, count: int) -> tuple[str, str] | None:
+    """Return what is expected and what is found, unless a commit can stand where it was found.
+
+    Before it is sequence number `seq`, at the time `at`; whatever holds it says that it has
+    `count` events. Every checksum of it is right, so only a faulty writer gets here.
+    """
+    if commit.first_seq != seq + 1 or len(commit.events) != count or not count:
+        return (
+            f"a commit of {count} events from sequence number {seq + 1} on",
+            f"one of {len(commit.events)} from {commit.first_seq} on",
+        )
+    if not at <= commit.at <= MAX_AT:
+        return f"a time from {at} on and before the year 10000", str(commit.at)
+    return None
 
 
 def chain(previous: bytes, payload: bytes | memoryview) -> bytes:

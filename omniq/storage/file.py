@@ -124,7 +124,7 @@ class FileStorage(SnapshottingFiles):
         if not self._segments.firsts():
             self._history.check_empty()
             header = SegmentHeader(random_bytes(16), number=1, first_seq=1, at=0, previous=GENESIS)
-            self.disk.create(self.path / segment_name(1), pack_segment_header(header))
+            self.disk.create(self.path / segment_name(1), [pack_segment_header(header)])
         last = self._segments.open_last()
         rendezvous.bind(last.header.journal_id)
         hint = rendezvous.read_hint()
@@ -278,7 +278,7 @@ class FileStorage(SnapshottingFiles):
             # look for it, even if this process dies the moment after it was created.
             rendezvous.withdraw()
             try:
-                self.disk.create(path, pack_segment_header(header))
+                self.disk.create(path, [pack_segment_header(header)])
                 start = Position.start_of(self._segments.open(end.seq + 1, end, self._cursor))
             except OSError:
                 if self.disk.exists(path):

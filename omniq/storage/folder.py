@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from omniq.errors import CorruptJournal, StorageError, UnsupportedFormat
 from omniq.storage.framing import SegmentHeader
-from omniq.storage.rendezvous import HeadHint
-from omniq.storage.segments import DIGITS, SUFFIX, Position, Segment, segment_name
+from omniq.storage.rendezvous import LOCK_NAME, HeadHint
+from omniq.storage.segments import Position, Segment, segment_name, segments_in
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -30,13 +30,7 @@ class SegmentFolder:
 
     def firsts(self) -> list[int]:
         """Return the first sequence numbers of all segments, in order."""
-        return sorted(
-            int(name[:DIGITS])
-            for name in self.disk.list(self.path)
-            if len(name) == DIGITS + len(SUFFIX)
-            and name.endswith(SUFFIX)
-            and name[:DIGITS].isdigit()
-        )
+        return segments_in(self.disk, self.path)
 
     def prepare(self, own_names: AbstractSet[str]) -> None:
         """Create the folder, unless it is there; raises `UnsupportedFormat` for somebody else's."""
@@ -52,6 +46,17 @@ class SegmentFolder:
             raise UnsupportedFormat(
                 f"{self.path} holds other files and no journal. It was not touched. "
                 "Next: name an empty or a new directory"
+            )
+        lock = self.path / LOCK_NAME
+        if not self.firsts() and lock.exists() and lock.stat().st_size:
+            # The head hint was written to it, and before that a segment was durable.
+            raise CorruptJournal(
+                str(self.path),
+                segment=segment_name(1),
+                offset=0,
+                sequence=1,
+                expected="the segments of the journal that was here",
+                found="none; to begin a new one, remove the directory",
             )
 
     def check(self) -> None:
@@ -118,11 +123,13 @@ class SegmentFolder:
         """Return the beginning of the segment that follows the one which ends at a position."""
         before, first_seq = place.segment.header, place.seq + 1
         if not self.has_after(place):
+            later = [first for first in self.firsts() if first > first_seq]
             raise CorruptJournal(
                 str(self.path),
                 segment=segment_name(first_seq),
                 offset=0,
                 sequence=first_seq,
+                last_sequence=later[0] - 1 if later else None,
                 expected="a segment that begins there",
                 found="no such file",
             )

@@ -34,7 +34,7 @@ from omniq.host import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ("OWN_NAMES", "HeadHint", "Rendezvous")
+__all__ = ("LOCK_NAME", "OWN_NAMES", "HeadHint", "Rendezvous")
 
 LOCK_NAME = "journal.lock"
 WAKE_FOLDER = "wake"

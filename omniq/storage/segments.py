@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from omniq.errors import CorruptJournal, UnsupportedFormat
-from omniq.storage.encoding import MAX_COMMIT_BYTES, chain, decode_commit
+from omniq.storage.encoding import MAX_COMMIT_BYTES, chain, decode_commit, misplaced
 from omniq.storage.framing import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,
     SEGMENT_HEADER_BYTES,
     BadBytes,
+    FrameHeader,
     NotASegment,
     SegmentHeader,
     seed_of,
@@ -29,6 +31,7 @@ from omniq.storage.framing import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from omniq.core.events import Commit
@@ -42,6 +45,7 @@ __all__ = (
     "ends_with_its_frame",
     "find_end",
     "segment_name",
+    "segments_in",
     "write_again",
 )
 
@@ -55,6 +59,18 @@ _log = logging.getLogger(__name__)
 
 def segment_name(first_seq: int) -> str:
     return f"{first_seq:0{DIGITS}}{SUFFIX}"
+
+
+def segments_in(disk: Disk, folder: Path) -> list[int]:
+    """Return the first sequence numbers of all segments, in order."""
+    return sorted(
+        int(name[:DIGITS])
+        for name in disk.list(folder)
+        if len(name) == DIGITS + len(SUFFIX)
+        and name.endswith(SUFFIX)
+        and name.isascii()
+        and name[:DIGITS].isdigit()
+    )
 
 
 class Segment:
@@ -92,12 +108,20 @@ class Segment:
     def read(self, length: int, offset: int) -> bytes:
         return self.disk.read(self.descriptor, length, offset)
 
-    def corrupt(self, offset: int, sequence: int, expected: str, found: str) -> CorruptJournal:
+    def corrupt(
+        self, offset: int, sequence: int, expected: str, found: str, *, last: int | None = None
+    ) -> CorruptJournal:
+        """Return the error of damage here, up to `last`, or to the next segment if there is one."""
+        if last is None:
+            with suppress(OSError):
+                later = [first for first in segments_in(self.disk, self.folder) if first > sequence]
+                last = min(later) - 1 if later else None
         return CorruptJournal(
             str(self.folder),
             segment=self.path.name,
             offset=offset,
             sequence=sequence,
+            last_sequence=last,
             expected=expected,
             found=found,
         )
@@ -137,7 +161,7 @@ class Position(msgspec.Struct):
         while count < limit:
             view = buffer[self.offset - start :]
             try:
-                payload = self._next_payload(view)
+                header, payload = self._next_frame(view)
             except BadBytes as error:
                 wanted = self._wanted(view)
                 available = self.segment.size() - self.offset
@@ -147,14 +171,14 @@ class Position(msgspec.Struct):
                 size = min(max(wanted, _READ_BYTES), available)  # nothing larger than the file
                 buffer = memoryview(self.segment.read(size, start))
                 continue
-            commit = self._decode(payload)
+            commit = self._decode(header, payload)
             self._advance(commit, payload)
             if commit.last_seq > skip_until:
                 commits.append(commit)
                 count += len(commit.events)
         return commits, None
 
-    def _next_payload(self, view: memoryview) -> memoryview:
+    def _next_frame(self, view: memoryview) -> tuple[FrameHeader, memoryview]:
         header = unpack_frame_header(self.segment.seed, view)
         self.durable = max(self.durable, header.durable)
         if header.length > MAX_COMMIT_BYTES:
@@ -167,7 +191,7 @@ class Position(msgspec.Struct):
             raise BadBytes(
                 f"a frame chained to {self.digest.hex()[:16]}…", f"{header.previous.hex()[:16]}…"
             )
-        return payload
+        return header, payload
 
     def _wanted(self, view: memoryview) -> int:
         """Return how many bytes the frame here needs to be judged."""
@@ -177,7 +201,7 @@ class Position(msgspec.Struct):
             return FRAME_HEADER_BYTES
         return FRAME_HEADER_BYTES + min(length, MAX_COMMIT_BYTES)
 
-    def _decode(self, payload: memoryview) -> Commit:
+    def _decode(self, header: FrameHeader, payload: memoryview) -> Commit:
         try:
             commit = decode_commit(payload)
         except msgspec.DecodeError as error:
@@ -186,13 +210,8 @@ class Position(msgspec.Struct):
                 f"{self.seq + 1} is intact but cannot be read ({error}); a newer OmniQ may have "
                 "written it. Next: install that version"
             ) from None
-        if commit.first_seq != self.seq + 1 or not commit.events:
-            raise self.segment.corrupt(
-                self.offset,
-                self.seq + 1,
-                f"a commit that begins with sequence number {self.seq + 1}",
-                f"one of {len(commit.events)} events that begins with {commit.first_seq}",
-            )
+        if (problem := misplaced(commit, self.seq, self.at, header.events)) is not None:
+            raise self.damage(BadBytes(*problem))
         return commit
 
     def _advance(self, commit: Commit, payload: memoryview) -> None:
@@ -206,7 +225,19 @@ class Position(msgspec.Struct):
         """Return the error that the journal goes on behind here, and cannot be read."""
         if problem is None:
             problem = BadBytes(f"sequence number {self.seq + 1}", "the end of the segment")
-        return self.segment.corrupt(self.offset, self.seq + 1, problem.expected, problem.found)
+        first = self.seq + 1
+        return self.segment.corrupt(
+            self.offset, first, problem.expected, problem.found, last=self._damaged_until()
+        )
+
+    def _damaged_until(self) -> int | None:
+        """Return the last sequence number of the damage here, if anything behind it tells."""
+        for offset, header in _headers_from(self.segment, self.offset):
+            if offset == self.offset:
+                return header.first_seq + header.events - 1
+            if header.first_seq > self.seq + 1:
+                return header.first_seq - 1
+        return None
 
 
 class Tear(NamedTuple):
@@ -225,18 +256,16 @@ def find_end(position: Position) -> Tear | None:
     those of frames behind it included: un-synced frames may reach the disk with holes between.
     Otherwise raises `CorruptJournal`.
     """
-    problem = _walk(position)
-    if problem is None:
-        return None
-    segment, offset = position.segment, position.offset
-    rest = segment.read(segment.size() - offset, offset)
-    if position.seq < max(position.durable, _highest_watermark(segment.seed, rest)):
+    while (problem := _walk(position)) is not None:
+        segment, offset = position.segment, position.offset
+        length = segment.size() - offset
+        if position.seq >= max(position.durable, _highest_watermark(segment, offset)):
+            return Tear(offset, length, problem.expected, problem.found)
         # Somebody may have been writing just here when this was read: look again.
         problem = _walk(position)
         if position.offset == offset and problem is not None:
-            raise segment.corrupt(offset, position.seq + 1, problem.expected, problem.found)
-        return find_end(position)
-    return Tear(offset, len(rest), problem.expected, problem.found)
+            raise position.damage(problem)
+    return None
 
 
 def _walk(position: Position) -> BadBytes | None:
@@ -252,25 +281,38 @@ def _walk(position: Position) -> BadBytes | None:
             return problem
 
 
-def _highest_watermark(seed: int, data: bytes) -> int:
-    """Return the highest durable watermark of any frame header that verifies in `data`."""
-    view = memoryview(data)
-    highest = 0
-    found = data.find(FRAME_MAGIC)
-    while found >= 0:
-        try:
-            highest = max(highest, unpack_frame_header(seed, view[found:]).durable)
-        except BadBytes:
-            highest = max(highest, 0)
-        found = data.find(FRAME_MAGIC, found + 1)
-    return highest
+def _highest_watermark(segment: Segment, offset: int) -> int:
+    """Return the highest durable watermark of any frame header that verifies from here on."""
+    return max((header.durable for _, header in _headers_from(segment, offset)), default=0)
+
+
+def _headers_from(segment: Segment, begin: int) -> Iterator[tuple[int, FrameHeader]]:
+    """Yield each frame header from `begin` on that verifies, with its offset.
+
+    What lies behind one, as far as its length says, is its payload: arguments that look like a
+    frame are none.
+    """
+    while data := segment.read(_READ_BYTES, begin):
+        view, following = memoryview(data), 0
+        while (at := data.find(FRAME_MAGIC, following)) >= 0:
+            following = at + 1
+            with suppress(BadBytes):
+                header = unpack_frame_header(segment.seed, view[at:])
+                if header.durable < header.first_seq:  # or no writer ever meant it
+                    yield begin + at, header
+                    following = at + FRAME_HEADER_BYTES + header.length
+        if len(data) < _READ_BYTES:
+            return
+        # A header may lie across the border.
+        begin += max(following, len(data) - FRAME_HEADER_BYTES + 1)
 
 
 def cut_off(end: Position, tear: Tear) -> None:
     """Remove a torn end, keeping its bytes beside the segment."""
     segment = end.segment
     aside = segment.path.with_suffix(f".{tear.offset}.torn")
-    segment.disk.create(aside, segment.read(tear.length, tear.offset))
+    begins = range(tear.offset, tear.offset + tear.length, _READ_BYTES)
+    segment.disk.create(aside, (segment.read(_READ_BYTES, begin) for begin in begins))
     segment.disk.truncate(segment.descriptor, tear.offset)
     segment.disk.sync(segment.descriptor)
     _log.warning(

@@ -259,9 +259,13 @@ class MortalDisk(Disk):
         for file in path.iterdir():
             if file.is_file():
                 file.unlink()
-        for name, inode in self._names.get(path, {}).items():
+        kept = self._names.get(path, {})
+        contents = {name: self._contents.get(inode, b"") for name, inode in kept.items()}
+        for name, content in contents.items():
             if name.endswith((".seg", ".tmp", ".torn")):
-                (path / name).write_bytes(self._contents.get(inode, b""))
+                (path / name).write_bytes(content)
+                kept[name] = (path / name).stat().st_ino
+                self._contents[kept[name]] = content
 
 
 # Processes.

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import threading
+from itertools import product
 
 import pytest
 
@@ -341,6 +342,32 @@ async def test_power_cut_during_recovery_loses_nothing_acknowledged(path):
         assert names[3:] in ([], ["d"])
         death += 1
     assert death > 8
+
+
+@pytest.mark.parametrize("cuts", list(product([False, True], repeat=2)), ids=str)
+async def test_deaths_during_a_recovery_and_during_the_next_one_lose_nothing(path, cuts):
+    """A torn end in the second segment; each death is followed by a power cut, or by none."""
+    names, torn, survivors = list("abcde"), b"OqFr, and then the power went", set()
+    for deaths in product(range(11), repeat=2):
+        journal = path.with_name("journal{}-{}".format(*deaths))
+        disk = MortalDisk()
+        assert await _live(disk, journal, names=names, acknowledged=[])
+        last = segments(journal)[-1]
+        last.write_bytes(last.read_bytes() + torn)
+        disk._contents[last.stat().st_ino] = last.read_bytes()
+        for death, cut in zip(deaths, cuts, strict=True):
+            reboot(journal)
+            disk.death = len(disk.log) + death
+            if await _live(disk, journal, names=[], acknowledged=[]):
+                survivors.add(death)
+            if cut:
+                disk.cut_power(journal)
+        disk.death = None
+        reboot(journal)
+        assert await names_in(FileStorage(journal, disk=disk)) == names
+        assert [file.read_bytes() for file in journal.glob("*.torn")] == [torn]
+    assert survivors >= {2, 9, 10}, "with nothing to cut, and with something to cut"
+    assert 1 not in survivors
 
 
 # The order of operations.

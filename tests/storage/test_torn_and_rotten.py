@@ -6,12 +6,13 @@ Exhaustive where that is possible: every cut, every bit.
 import logging
 import os
 import shutil
+from itertools import combinations, permutations
 from zlib import crc32
 
 import pytest
 
 from omniq.core.events import Commit
-from omniq.errors import CorruptJournal, UnsupportedFormat
+from omniq.errors import CorruptJournal, StorageError, UnsupportedFormat
 from omniq.storage.base import GENESIS
 from omniq.storage.encoding import encode_commit
 from omniq.storage.file import FileStorage
@@ -23,6 +24,8 @@ from omniq.storage.framing import (
     pack_segment_header,
     seed_of,
 )
+from omniq.storage.segments import segment_name
+from omniq.tools.commands import COMMANDS
 from tests.storage.language import (
     QuickDisk,
     append,
@@ -59,17 +62,23 @@ async def is_refused(path, *errors):
     return raised.value
 
 
-async def test_cut_at_any_byte_leaves_the_commits_before_it(tmp_path, caplog):
+@pytest.mark.parametrize("has_hint", [False, True])
+@pytest.mark.parametrize("synced", [False, True])
+async def test_cut_leaves_the_commits_before_it(tmp_path, caplog, has_hint, synced):
+    """At bytes of all kinds; test_every_damage.py cuts at each of them."""
     path = tmp_path / "journal"
-    await write_journal(path, FRAMES)
+    await write_journal(path, FRAMES, synced=synced)
+    hint = (path / "journal.lock").read_bytes()
     (segment,) = segments(path)
     whole = segment.read_bytes()
     ends = frame_ends(whole)
     assert len(ends) == FRAMES + 1
-    for size in range(SEGMENT_HEADER_BYTES, len(whole)):
+    for size in range(SEGMENT_HEADER_BYTES, len(whole), 13):  # no frame's length divides by 13
         kept = max(end for end in ends if end <= size)
         segment.write_bytes(whole[:size])
         reboot(path)
+        if has_hint:
+            (path / "journal.lock").write_bytes(hint)
         caplog.clear()
         async with opened(storage(path)) as journal:
             assert (await journal.head()).seq == ends.index(kept)
@@ -81,7 +90,7 @@ async def test_cut_at_any_byte_leaves_the_commits_before_it(tmp_path, caplog):
             assert [(path / name).read_bytes() for name in aside] == [whole[kept:size]]
             assert [record.action for record in caplog.records] == ["torn_end_cut"]
             (path / aside[0]).unlink()
-        if size % 7 == 0:  # every frame has a length that seven does not divide
+        if size % 4 == 0:
             reboot(path)
             assert await names_in(storage(path)) == [*numbers(ends.index(kept)), "next"]
 
@@ -142,10 +151,15 @@ async def test_damage_names_place_sequence_and_the_next_step(tmp_path):
     flip(segment, offset + FRAME_HEADER_BYTES + 3)
     error = await is_refused(path)
     assert (error.journal, error.segment) == (str(path), segment.name)
-    assert (error.offset, error.sequence) == (offset, 3)
+    assert (error.offset, error.sequence, error.last_sequence) == (offset, 3, 3)
     assert "payload checksum" in error.expected
-    assert error.found in str(error)
-    assert f"python -m omniq.tools.replay verify {path}" in str(error)
+    for said in (segment.name, f"offset {offset}", "from sequence 3 to 3", error.expected):
+        assert said in str(error)
+    assert f"found {error.found}" in str(error)
+    assert "Nothing was changed" in str(error)
+    for command in (f"verify {path}", f"recover {path} TARGET"):
+        assert f"python -m omniq.tools.replay {command}" in str(error)
+        assert command.partition(" ")[0] in COMMANDS
 
 
 @pytest.mark.parametrize("length", [0, 1, 2**26 + 1, 2**32 - 1])
@@ -271,31 +285,128 @@ async def four_segments(tmp_path):
     return path
 
 
-async def test_segment_copied_over_another_is_damage(four_segments):
-    for source in range(4):
-        for target in range(4):
-            if source != target:
-                files = segments(four_segments)
-                saved = files[target].read_bytes()
-                shutil.copyfile(files[source], files[target])
-                await is_refused(four_segments)
-                files[target].write_bytes(saved)
+@pytest.fixture(params=[False, True], ids=["after a reboot", "with the hint"])
+async def any_four_segments(tmp_path, request):
+    path = tmp_path / "journal"
+    await write_journal(path, 17, segment_bytes=540)
+    if not request.param:
+        reboot(path)
+    return path
 
 
-async def test_segment_of_another_journal_is_damage(four_segments, tmp_path):
+async def is_refused_or_read_as_written(path):
+    """Assert that a journal is read from its beginning to its end, or not to the end."""
+    before = contents(path)
+    for read_only in (True, False):
+        try:
+            names = await names_in(storage(path, read_only=read_only))
+        except CorruptJournal:
+            continue
+        assert names == numbers(17)
+    assert contents(path) == before
+
+
+async def test_segment_copied_over_another_is_damage(any_four_segments):
+    for source, target in permutations(segments(any_four_segments), 2):
+        saved = target.read_bytes()
+        shutil.copyfile(source, target)
+        await is_refused(any_four_segments)
+        target.write_bytes(saved)
+    assert await names_in(storage(any_four_segments)) == numbers(17)
+
+
+async def test_two_segments_in_each_others_place_are_damage(any_four_segments):
+    for one, other in combinations(segments(any_four_segments), 2):
+        saved = one.read_bytes(), other.read_bytes()
+        one.write_bytes(saved[1])
+        other.write_bytes(saved[0])
+        await is_refused(any_four_segments)
+        one.write_bytes(saved[0])
+        other.write_bytes(saved[1])
+
+
+async def test_segment_under_another_name_gives_no_wrong_event(any_four_segments):
+    """Whether it is met depends on where reading begins; it is never taken for what it is not."""
+    names = [segment_name(first) for first in (0, 2, 3, 8, 15, 18, 99, 10**19)]
+    for segment in segments(any_four_segments):
+        for name in names:
+            copy = any_four_segments / name
+            shutil.copyfile(segment, copy)
+            await is_refused_or_read_as_written(any_four_segments)
+            if int(copy.stem) > 17:
+                await is_refused(any_four_segments)
+            copy.unlink()
+
+
+async def test_segment_of_another_journal_is_damage(any_four_segments, tmp_path):
     await write_journal(tmp_path / "other", 17, segment_bytes=540)
-    for number, file in enumerate(segments(four_segments)):
+    for number, file in enumerate(segments(any_four_segments)):
         saved = file.read_bytes()
         shutil.copyfile(segments(tmp_path / "other")[number], file)
-        await is_refused(four_segments)
+        await is_refused(any_four_segments)
         file.write_bytes(saved)
 
 
-async def test_missing_middle_segment_is_damage(four_segments):
-    missing = segments(four_segments)[1]
-    missing.unlink()
-    error = await is_refused(four_segments)
-    assert error.sequence == int(missing.stem)
+async def test_missing_middle_segment_is_damage(any_four_segments):
+    """One before the last is missed at once, one before that by whoever reads up to it."""
+    first, second, third, last = segments(any_four_segments)
+    saved = second.read_bytes()
+    second.unlink()
+    error = await is_refused(any_four_segments)
+    assert (error.segment, error.found) == (first.name, "the end of the segment")
+    assert (error.sequence, error.last_sequence) == (int(second.stem), int(third.stem) - 1)
+    second.write_bytes(saved)
+    third.unlink()
+    error = await is_refused(any_four_segments)
+    assert (error.segment, error.sequence) == (last.name, int(last.stem))
+    assert error.expected.startswith("segment 3 of")
+
+
+async def test_missing_beginning_is_no_empty_journal(any_four_segments):
+    """Nothing says that it was dropped on purpose: there is no snapshot of what was in it."""
+    segments(any_four_segments)[0].unlink()
+    async with opened(storage(any_four_segments)) as journal:
+        with pytest.raises(StorageError, match="begins with sequence number"):
+            await journal.read(0)
+        with pytest.raises(CorruptJournal):
+            await journal.load_snapshot()
+
+
+async def test_missing_end_is_the_one_loss_that_nothing_in_the_journal_tells(any_four_segments):
+    """It takes a digest that was kept elsewhere: see docs/explanation/security.md."""
+    *_, before, last = segments(any_four_segments)
+    last.unlink()
+    assert await names_in(storage(any_four_segments)) == numbers(int(last.stem) - 1)
+    assert before.exists()
+
+
+async def test_journal_whose_segments_are_all_gone_is_not_begun_anew(tmp_path):
+    path = tmp_path / "journal"
+    await write_journal(path, 17, segment_bytes=540)
+    for segment in segments(path):
+        segment.unlink()
+    with pytest.raises(CorruptJournal, match="remove the directory"):
+        await storage(path).open()
+    assert segments(path) == []
+
+
+async def test_damage_ends_where_the_next_frame_or_segment_begins(four_segments):
+    first, second, *_ = segments(four_segments)
+    whole = first.read_bytes()
+    ends = frame_ends(whole)
+    first_of_second = int(second.stem)
+    for offset, until in (
+        (0, first_of_second - 1),  # nothing in a segment without a header can be read
+        (ends[1] + 3, 2),  # a frame's header: up to the next one
+        (ends[1] + FRAME_HEADER_BYTES + 3, 2),  # its payload: the header says what it held
+        (ends[-2] + 3, first_of_second - 1),  # the last frame: up to the next segment
+    ):
+        flip(first, offset, bit=4)
+        error = await is_refused(four_segments, CorruptJournal, UnsupportedFormat)
+        if isinstance(error, CorruptJournal):
+            assert error.last_sequence == until, offset
+            assert f"from sequence {error.sequence} to {until}" in str(error)
+        first.write_bytes(whole)
 
 
 async def test_end_of_a_middle_segment_that_is_cut_is_damage(four_segments):
