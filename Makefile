@@ -41,6 +41,10 @@ unit: .venv/.installed-dev  ## The tests alone; ARGS="tests/core -k claim" passe
 sim: .venv/.installed-dev  ## Simulate lives of a journal; ARGS="--seeds 5000" or ARGS="--seed 42"
 	$(BIN)/python tools/simulate.py $(ARGS)
 
+.PHONY: mutants
+mutants: .venv/.installed-dev  ## Plant known bugs and see that the checks find them; takes minutes
+	$(BIN)/python tools/mutants.py $(ARGS)
+
 .PHONY: format
 format: .venv/.installed-dev  ## Format the code and apply the safe fixes
 	$(BIN)/ruff check --fix --quiet

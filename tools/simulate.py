@@ -289,16 +289,21 @@ class Simulation:
                 self.observer = None
                 self.oracle.lost_power(await self._read(0))
             else:
-                self.oracle.intact = {
-                    process.pool.id
-                    for process in self.machine.processes
-                    if process.pool is not None and process.is_intact
-                }
+                self.oracle.intact = self._intact_workers()
                 self.oracle.see(await self._read(self.oracle.state.seq))
             self.oracle.check_runs()
             self._compare_states()
         finally:
             self.is_calm = calm
+
+    def _intact_workers(self) -> set[str]:
+        """Return the workers that nobody may declare lost, by every name that they had."""
+        intact: set[str] = set()
+        for process in self.machine.processes:
+            if process.pool is not None and process.is_intact:
+                process.names.add(process.pool.id)  # one that was lost has another one by now
+                intact |= process.names
+        return intact
 
     async def _read(self, after: int) -> list[Any]:
         if self.observer is None:

@@ -75,6 +75,7 @@ class Process:
         entropy = SeededEntropy(rng.getrandbits(40))
         self.app = AsyncOmniQ(self.storage, clock=self.clock, entropy=entropy, result_ttl=None)
         self.pool: AsyncWorkerPool | None = None
+        self.names: set[str] = set()  # under which its worker was seen
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def touch(self) -> None:
