@@ -41,6 +41,10 @@ unit: .venv/.installed-dev  ## The tests alone; ARGS="tests/core -k claim" passe
 sim: .venv/.installed-dev  ## Simulate lives of a journal; ARGS="--seeds 5000" or ARGS="--seed 42"
 	$(BIN)/python tools/simulate.py $(ARGS)
 
+.PHONY: storm
+storm: .venv/.installed-dev  ## Kill real processes for a while; ARGS="--seconds 60 --backend sqlite"
+	$(BIN)/python tools/storm.py $(ARGS)
+
 .PHONY: mutants
 mutants: .venv/.installed-dev  ## Plant known bugs and see that the checks find them; takes minutes
 	$(BIN)/python tools/mutants.py $(ARGS)

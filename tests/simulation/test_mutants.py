@@ -1,4 +1,4 @@
-"""The bugs that tools/mutants.py plants fit the code; `make mutants` shows that checks find them."""
+"""The bugs of tools/mutants.py fit the code; `make mutants` shows that the checks find them."""
 
 import pytest
 
