@@ -29,6 +29,7 @@ DAMAGE = ("pytest", "tests/storage/test_torn_and_rotten.py", "tests/storage/test
 MACHINE = ("pytest", "tests/core/test_machine.py")
 DEATHS = ("pytest", "tests/processes/test_death.py")
 UPKEEP = ("pytest", "tests/app/test_upkeep.py")
+ENGINE = ("pytest", "tests/simulation/test_engine.py")
 
 
 class Mutant(NamedTuple):
@@ -122,7 +123,7 @@ MUTANTS = (
         "omniq/core/snapshot.py",
         "        self._tasks = state.tasks.copy()",
         "        self._tasks = dict(list(state.tasks.items())[:-1])",
-        (MACHINE, UPKEEP),
+        (ENGINE, MACHINE),
     ),
     Mutant(
         "a snapshot before its events are synced",
@@ -163,7 +164,7 @@ MUTANTS = (
         "                    events, seq = events[1:], seq + 1\n"
         "                commit = await self.storage.append("
         "events, at=at, actor=self.actor, expected=seq)",
-        (("pytest", "tests/app", "tests/processes"), SIMULATION),
+        (ENGINE, SIMULATION),
     ),
     Mutant(
         "one attempt too many",
