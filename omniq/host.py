@@ -30,6 +30,7 @@ __all__ = (
     "random_bytes",
     "sync_directory",
     "sync_file",
+    "tells_boots_apart",
 )
 
 POLL_SECONDS = 0.05
@@ -53,10 +54,22 @@ def host_name() -> str:
 
 @cache
 def boot_id() -> str:
-    """Return a name for this run of this kernel: equal in all processes that share its locks."""
+    """Return a name for this run of this kernel: equal in all processes that share its locks.
+
+    Where the kernel has none (see `tells_boots_apart`), one host name is taken for one kernel.
+    """
+    return _kernels_boot_id() or host_name()
+
+
+def tells_boots_apart() -> bool:
+    """Whether `boot_id` is another one after a restart, as it is on Linux."""
+    return bool(_kernels_boot_id())
+
+
+def _kernels_boot_id() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return host_name()  # without the kernel's word, one host name is taken for one kernel
+    return ""
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:

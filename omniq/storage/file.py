@@ -127,7 +127,7 @@ class FileStorage(SnapshottingFiles):
             self.disk.create(self.path / segment_name(1), [pack_segment_header(header)])
         last = self._segments.open_last()
         rendezvous.bind(last.header.journal_id)
-        hint = rendezvous.read_hint()
+        hint = rendezvous.hint_of_this_boot()
         is_suspect = rendezvous.is_suspect()
         if hint is not None and hint.segment == last.first_seq and not is_suspect:
             end = position_of(last, hint)
@@ -141,6 +141,7 @@ class FileStorage(SnapshottingFiles):
         if self.torn is not None:
             cut_off(end, self.torn)
             self.torn = None
+        rendezvous.miss(end.seq)
         if is_suspect:
             write_again(end)
             rendezvous.trust()

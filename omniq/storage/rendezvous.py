@@ -29,6 +29,7 @@ from omniq.host import (
     boot_id,
     network_file_system,
     random_bytes,
+    tells_boots_apart,
 )
 
 if TYPE_CHECKING:
@@ -155,6 +156,28 @@ class Rendezvous:
         if _CRC.unpack_from(data, _HINT.size)[0] != crc32(data[: _HINT.size], self._seed):
             return None
         return HeadHint(*_HINT.unpack_from(data))
+
+    def hint_of_this_boot(self) -> HeadHint | None:
+        """Return the head hint if it certainly was written since the machine started.
+
+        What a handle that is open reads was written by another one: only what was there before
+        may be of a time before a power cut, which may have taken what the hint is about.
+        """
+        return self.read_hint() if tells_boots_apart() else None
+
+    def miss(self, end: int) -> None:
+        """Say so if the journal ends here and once went on, since the machine started."""
+        hint = self.hint_of_this_boot()
+        if hint is not None and hint.seq > end:
+            _log.warning(
+                "the journal in %s ends with sequence number %d, and ended with %d before: what "
+                "is missing was removed, or could not be written. Nothing is wrong if you put a "
+                "backup in its place",
+                self.folder,
+                end,
+                hint.seq,
+                extra={"action": "end_missing", "seq": end, "known": hint.seq},
+            )
 
     def publish(self, hint: HeadHint) -> None:
         """Write the head hint; the caller holds the lock.

@@ -6,23 +6,34 @@ specification is docs/reference/journal-format.md.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from omniq.core.events import Commit, kind_of
-from omniq.errors import CorruptJournal, StorageError, UnsupportedFormat
+from omniq.errors import StorageError, UnsupportedFormat
 from omniq.storage.base import Head, events_of
-from omniq.storage.encoding import chain, check_readable, decode_commit, encode_event, joined
+from omniq.storage.database import corrupt
+from omniq.storage.encoding import (
+    MAX_COMMIT_BYTES,
+    chain,
+    check_readable,
+    decode_commit,
+    encode_event,
+    joined,
+    misplaced,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from omniq.core.events import Event
+    from omniq.errors import CorruptJournal
 
-__all__ = ("APPLICATION_ID", "FORMAT_VERSION", "SCHEMA", "Table", "Verified", "prepare")
+__all__ = ("APPLICATION_ID", "FORMAT_VERSION", "SCHEMA", "Table", "Verified", "identify", "prepare")
 
 APPLICATION_ID = 0x4F6D6E51  # "OmnQ", in the database's header
 FORMAT_VERSION = 1  # in its user_version
@@ -67,6 +78,12 @@ _BEGINNING = "SELECT seq, at, digest FROM beginning ORDER BY seq DESC LIMIT 1"
 _COMMIT_BEFORE = """
 SELECT seq, digest FROM events WHERE seq < ? AND digest IS NOT NULL ORDER BY seq DESC LIMIT 1"""
 
+_OBJECTS = {
+    statement.split()[2]: statement.strip()
+    for statement in _TABLES.split(";")
+    if statement.strip().startswith("CREATE")
+}
+
 type _Row = tuple[int, int, str, object, object, object]
 
 
@@ -96,8 +113,9 @@ def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> N
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    # While the database is not in WAL mode yet, the schema gets into the file itself. In a log
+    # beside it, damage could make a journal look like an empty database.
+    connection.execute("PRAGMA synchronous = EXTRA")
     try:
         connection.executescript(SCHEMA)
     except sqlite3.OperationalError:
@@ -106,6 +124,21 @@ def _create(connection: sqlite3.Connection) -> None:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         if application != APPLICATION_ID:  # otherwise another process was first
             raise
+
+
+def identify(connection: sqlite3.Connection, path: Path) -> str:
+    """Return the journal's id; raises `CorruptJournal` if a table or an index is not ours.
+
+    What somebody else added to the database, such as a view, is theirs.
+    """
+    found = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+    for name, statement in _OBJECTS.items():
+        if (sql := found.get(name)) != statement:
+            raise corrupt(path, 0, f"{name}: {statement}", repr(sql))
+    row = connection.execute("SELECT id FROM journal").fetchone()
+    if row is None or not isinstance(row[0], str) or not re.fullmatch("[0-9a-f]{32}", row[0]):
+        raise corrupt(path, 0, "the journal's id in the table journal", repr(row))
+    return row[0]
 
 
 class Verified(msgspec.Struct, frozen=True):
@@ -125,16 +158,37 @@ class Table:
     def beginning(self, connection: sqlite3.Connection) -> Head:
         """Return what the first row is chained to, which was dropped or is nothing."""
         row = connection.execute(_BEGINNING).fetchone()
-        return Head() if row is None else Head(row[0], row[1], _blob(row[2]))
+        return Head() if row is None else self._end(*row)
 
     def head(self, connection: sqlite3.Connection) -> Head:
+        """Return the end of the last commit as its row has it."""
         row = connection.execute(_HEAD).fetchone()
-        if row is None:
-            return Head()
-        seq, at, digest = row
-        if not isinstance(at, int) or not isinstance(digest, bytes):
-            raise self.corrupt(seq, "the end of a commit", "no digest or no time")
-        return Head(seq, at, digest)
+        return self.beginning(connection) if row is None else self._end(*row)
+
+    def verified_end(self, connection: sqlite3.Connection, seq: int | None = None) -> Head:
+        """Return the end of the commit that ends at `seq`, or the head, after reading it."""
+        beginning = self.beginning(connection)
+        end = self.head(connection) if seq is None else self.end_at(connection, seq)
+        if end.seq == beginning.seq:
+            return end
+        if end.seq < beginning.seq:
+            raise self.corrupt(
+                beginning.seq + 1, f"events behind {beginning.seq}", f"none behind {end.seq}"
+            )
+        before = self._end_before(connection, end.seq)
+        verified = next(self.commits(connection, before.seq, before.digest))
+        return Head(verified.commit.last_seq, verified.commit.at, verified.digest)
+
+    def _end_before(self, connection: sqlite3.Connection, seq: int) -> Head:
+        """Return the end of the commit before the one that has event `seq`, but for its time."""
+        row = connection.execute(_COMMIT_BEFORE, (seq,)).fetchone()
+        return self.beginning(connection) if row is None else self._end(row[0], 0, row[1])
+
+    def _end(self, seq: object, at: object, digest: object) -> Head:
+        if isinstance(seq, int) and isinstance(at, int) and isinstance(digest, bytes):
+            return Head(seq, at, digest)
+        number = seq if isinstance(seq, int) else 0
+        raise self.corrupt(number, "the end of a commit", "no digest or no time")
 
     def insert(
         self,
@@ -160,11 +214,16 @@ class Table:
     ) -> Iterator[Verified]:
         """Yield the commits behind sequence number `after`, where the chain's digest is this."""
         rows: list[_Row] = []
+        size = at = 0
         for row in connection.execute(_READ, (after,)):
             rows.append(row)
+            size += len(_blob(row[3]))
+            if size > MAX_COMMIT_BYTES:
+                raise self.corrupt(after + 1, "a commit's end within 64 MiB", f"{size} bytes")
             if row[4] is not None:
-                verified = self._assemble(rows, after, digest)
-                after, digest, rows = verified.commit.last_seq, verified.digest, []
+                verified = self._assemble(rows, after, digest, at)
+                after, digest, at = verified.commit.last_seq, verified.digest, verified.commit.at
+                rows, size = [], 0
                 yield verified
         if rows:
             raise self.corrupt(after + 1, "a commit with a digest at its end", "none")
@@ -182,7 +241,7 @@ class Table:
         row = connection.execute("SELECT at, digest FROM events WHERE seq = ?", (seq,)).fetchone()
         if row is None or row[1] is None:
             raise StorageError(f"no commit of {self._path} ends at sequence number {seq}")
-        return Head(seq, row[0], _blob(row[1]))
+        return self._end(seq, *row)
 
     def history(
         self, connection: sqlite3.Connection, task_id: str
@@ -192,44 +251,45 @@ class Table:
         ended = 0
         for (seq,) in connection.execute(_OF_TASK, (task_id, task_id)).fetchall():
             if seq > ended:
-                row = connection.execute(_COMMIT_BEFORE, (seq,)).fetchone()
-                before = (
-                    self.beginning(connection) if row is None else Head(row[0], 0, _blob(row[1]))
-                )
+                before = self._end_before(connection, seq)
                 commit = next(self.commits(connection, before.seq, before.digest)).commit
                 ended = commit.last_seq
                 found.extend(events_of(commit, task_id))
         return found
 
-    def _assemble(self, rows: list[_Row], after: int, digest: bytes) -> Verified:
+    def _assemble(self, rows: list[_Row], after: int, digest: bytes, earliest: int) -> Verified:
         """Return the commit made of these rows and its digest, which must be the stored one."""
         first_seq, at, actor = rows[0][:3]
         if first_seq != after + 1 or rows[-1][0] != after + len(rows):
             raise self.corrupt(
-                after + 1, f"events {after + 1} to {after + len(rows)}", "a gap between them"
+                after + 1,
+                f"events {after + 1} to {after + len(rows)}",
+                f"{len(rows)} events from {first_seq} to {rows[-1][0]}",
+            )
+        if any(row[1] != at or row[2] != actor for row in rows):
+            raise self.corrupt(
+                first_seq, "one time and one actor in all rows of the commit", "several", len(rows)
             )
         stored = _blob(rows[-1][4])
         payload = joined(first_seq, at, actor, [_blob(row[3]) for row in rows])
         computed = chain(digest, payload)
         if computed != stored:
-            raise self.corrupt(first_seq, f"digest {computed.hex()[:16]}…", stored.hex()[:16])
+            expected = f"digest {computed.hex()[:16]}…"
+            raise self.corrupt(first_seq, expected, f"{stored.hex()[:16]}…", len(rows))
         try:
-            return Verified(decode_commit(payload), computed, bool(rows[-1][5]))
+            commit = decode_commit(payload)
         except msgspec.DecodeError as error:
             raise UnsupportedFormat(
                 f"{self._path}: the commit of sequence number {first_seq} is intact but cannot be "
                 f"read ({error}); a newer OmniQ may have written it. Next: install that version"
             ) from None
+        if (problem := misplaced(commit, after, earliest, len(rows))) is not None:
+            raise self.corrupt(first_seq, *problem, len(rows))
+        return Verified(commit, computed, bool(rows[-1][5]))
 
-    def corrupt(self, seq: int, expected: str, found: str) -> CorruptJournal:
-        return CorruptJournal(
-            str(self._path),
-            segment="table events",
-            offset=seq,
-            sequence=seq,
-            expected=expected,
-            found=found,
-        )
+    def corrupt(self, seq: int, expected: str, found: str, count: int = 0) -> CorruptJournal:
+        """Return the error of damage from `seq` on, to that many events if it is known."""
+        return corrupt(self._path, seq, expected, found, count)
 
 
 def _blob(value: object) -> bytes:

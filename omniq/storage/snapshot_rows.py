@@ -28,10 +28,11 @@ __all__ = ("END", "SnapshotTable")
 
 END = -1  # the part that ends a snapshot
 
-_WHOLE = "SELECT seq FROM snapshots WHERE part = -1 ORDER BY seq"
+_WHOLE = """
+SELECT seq FROM snapshots WHERE part = -1 AND typeof(seq) = 'integer' ORDER BY seq"""
 _PARTS = "SELECT data FROM snapshots WHERE seq = ? ORDER BY part = -1, part"
 _AT_OR_BEFORE = """
-SELECT seq, at, digest FROM events WHERE seq <= ? AND digest IS NOT NULL
+SELECT seq FROM events WHERE seq <= ? AND digest IS NOT NULL
 ORDER BY seq DESC LIMIT 1"""
 _DROP_SOME = """
 DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq <= ? ORDER BY seq LIMIT ?)"""
@@ -117,7 +118,7 @@ class SnapshotTable:
 
     def _bytes(self, connection: sqlite3.Connection, seq: int) -> bytes:
         (size,) = connection.execute(
-            "SELECT sum(length(data)) FROM snapshots WHERE seq = ?", (seq,)
+            "SELECT coalesce(sum(length(data)), 0) FROM snapshots WHERE seq = ?", (seq,)
         ).fetchone()
         if size > MAX_SNAPSHOT_BYTES:
             raise BadSnapshot(f"it has {size} bytes; {MAX_SNAPSHOT_BYTES} are the limit")
@@ -134,12 +135,15 @@ class SnapshotTable:
         while low < high:  # times never decrease
             middle = (low + high + 1) // 2
             row = connection.execute("SELECT at FROM events WHERE seq = ?", (middle,)).fetchone()
-            if row is not None and row[0] < before:
+            if row is not None and isinstance(row[0], int) and row[0] < before:
                 low = middle
             else:
                 high = middle - 1
         row = connection.execute(_AT_OR_BEFORE, (low,)).fetchone()
-        return None if row is None or row[0] <= beginning else Head(*row)
+        if row is None or row[0] <= beginning:
+            return None
+        end = self._table.verified_end(connection, row[0])  # what is removed is gone for good
+        return end if end.at < before else None
 
     def seal(
         self, connection: sqlite3.Connection, after: Head, *, number: int, before: int

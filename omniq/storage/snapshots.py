@@ -83,7 +83,7 @@ def snapshot_of(journal_id: bytes, data: bytes) -> Snapshot:
     fields = _split(content[len(_MAGIC) :])
     try:
         header = _header_decoder.decode(fields[0])
-    except (IndexError, msgspec.DecodeError) as error:
+    except (IndexError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadSnapshot(f"its header cannot be read ({error})") from None
     if header.journal_id != journal_id:
         raise BadSnapshot(f"it is of the journal {header.journal_id.hex()}")

@@ -20,19 +20,19 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from omniq.errors import JournalConflict, StorageError, StorageFull, UnsupportedFormat
+from omniq.errors import JournalConflict, StorageError, UnsupportedFormat
 from omniq.host import open_private, sync_directory
 from omniq.storage.base import GENESIS, Head
+from omniq.storage.database import connect, error_of, is_broken_device, is_busy, no_database
 from omniq.storage.disk import system_errors
 from omniq.storage.local import Durability, LocalStorage, finished
 from omniq.storage.rendezvous import HeadHint, Rendezvous
-from omniq.storage.rows import Table, prepare
+from omniq.storage.rows import Table, identify, prepare
 from omniq.storage.snapshot_rows import END, SnapshotTable
 from omniq.storage.snapshots import pieces_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Generator, Sequence
-    from pathlib import Path
 
     from omniq.core.events import Commit, Event
     from omniq.storage.base import Bookmark, Sealed, Snapshot
@@ -41,7 +41,6 @@ __all__ = ("SQLiteStorage",)
 
 CONNECT_AGAIN_SECONDS = 0.01
 CONNECT_TRIES = 500  # 5 s: making a journal takes a few syncs
-BUSY_SECONDS = 30.0
 TRANSACTION_BYTES = 1024 * 1024  # of a snapshot: others wait for the lock meanwhile
 DROP_ROWS = 2000  # in one transaction
 CHECKPOINT_BYTES = 4 * 1024 * 1024  # SQLite's own default, 1,000 pages of 4 KiB
@@ -95,7 +94,7 @@ class SQLiteStorage(LocalStorage):
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="omniq-sqlite")
                 journal_id = await self._connect_patiently()
                 if self.read_only:
-                    self._head = await self._hop(self._table.head)
+                    self._head = await self._hop(self._table.verified_end)
                 else:
                     await self._meet(journal_id)
         except BaseException:
@@ -112,7 +111,7 @@ class SQLiteStorage(LocalStorage):
             )
         with suppress(FileNotFoundError):
             if self.path.stat().st_size == 1:  # which SQLite takes for an empty file
-                raise _no_database(self.path)
+                raise no_database(self.path)
         if self.read_only:
             if not self.path.exists():
                 raise UnsupportedFormat(f"{self.path} is not a file, so there is no journal")
@@ -120,7 +119,8 @@ class SQLiteStorage(LocalStorage):
         with suppress(FileExistsError):
             # No connection can have known the file yet, so it may be closed.
             os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-            sync_directory(self.path.parent)
+        # Also for who created it, and may have died before that.
+        sync_directory(self.path.parent)
 
     async def _connect_patiently(self) -> str:
         """Connect, and wait where SQLite does not: while another process makes the journal."""
@@ -128,10 +128,7 @@ class SQLiteStorage(LocalStorage):
             try:
                 return await self._hop(self._connect)
             except StorageError as error:
-                reason = error.__cause__
-                if not isinstance(reason, sqlite3.OperationalError):
-                    raise
-                if reason.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                if not is_busy(error.__cause__):
                     raise
             await asyncio.sleep(CONNECT_AGAIN_SECONDS)
         return await self._hop(self._connect)
@@ -141,17 +138,7 @@ class SQLiteStorage(LocalStorage):
         if self._connection is not None:
             self._connection.close()
         mode = "ro" if self.read_only else "rw"
-        self._connection = connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode={mode}",
-            uri=True,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        # Before anything else: somebody else's database is not changed by closing it either.
-        connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA cell_size_check = ON")
+        self._connection = connection = connect(self.path, f"mode={mode}")
         prepare(connection, self.path, read_only=self.read_only)
         if not self.read_only:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -160,10 +147,7 @@ class SQLiteStorage(LocalStorage):
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             # So that the file's size says how much waits for the next checkpoint.
             connection.execute("PRAGMA journal_size_limit = 0")
-        row = connection.execute("SELECT id FROM journal").fetchone()
-        if row is None:
-            raise self._table.corrupt(0, "the journal's id in the table journal", "no row")
-        return str(row[0])
+        return identify(connection, self.path)
 
     async def _meet(self, journal_id: str) -> None:
         """Meet the other processes, and tell them if one of them died before it could."""
@@ -172,7 +156,8 @@ class SQLiteStorage(LocalStorage):
         self._rendezvous = rendezvous = Rendezvous(folder, journal_id.encode())
         await rendezvous.enter()
         try:
-            self._head = await self._hop(self._table.head)
+            self._head = await self._hop(self._table.verified_end)
+            rendezvous.miss(self._head.seq)
             rendezvous.publish(_hint_of(self._head))
         finally:
             rendezvous.leave()
@@ -243,7 +228,7 @@ class SQLiteStorage(LocalStorage):
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.OperationalError as error:
             # The commit stands, in the log, and the log goes on growing.
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
+            if is_broken_device(error):
                 self._fail(f"the system reported: {error}")
             _log.warning(
                 "cannot move commits from the write-ahead log of %s to the database: %s",
@@ -389,32 +374,15 @@ class SQLiteStorage(LocalStorage):
     def _guarded[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return operation(self._connection)  # type: ignore[arg-type] # None only for _connect
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise StorageFull(
-                    f"cannot append to {self.path}: {error}. The journal is valid and nothing was "
-                    "written. Next: make room; appends then work again"
-                ) from error
-            if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # our SQL is right, so
-                raise self._table.corrupt(0, "the tables of a journal", str(error)) from error
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            if is_broken_device(error):
                 self._fail(f"the system reported: {error}")
-            raise StorageError(f"the journal {self.path}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
-                raise _no_database(self.path) from error
-            raise self._table.corrupt(0, "a database that SQLite can read", str(error)) from error
+            raise error_of(error, self.path) from error
 
 
 def _journal_id(connection: sqlite3.Connection) -> bytes:
     (journal_id,) = connection.execute("SELECT id FROM journal").fetchone()
     return str(journal_id).encode()
-
-
-def _no_database(path: Path) -> UnsupportedFormat:
-    return UnsupportedFormat(
-        f"{path} is no SQLite database. It was not touched. Next: name another path"
-    )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import msgspec
 from omniq.core.events import kind_of
 from omniq.errors import OmniqError, StorageError, UnsupportedFormat
 from omniq.storage.base import GENESIS
+from omniq.storage.database import connect, error_of
 from omniq.storage.encoding import chain, decode_commit, joined
 from omniq.storage.rows import APPLICATION_ID, FORMAT_VERSION, Table
 from omniq.storage.snapshot_rows import SnapshotTable
@@ -110,6 +111,9 @@ class SQLiteScan:
             except sqlite3.DatabaseError as error:
                 reason = str(error)
             for row in read:
+                if row[0] <= last:  # a damaged tree may lead back to where one came from
+                    reason = f"row {row[0]} behind row {last}"
+                    break
                 rows.append(row)
                 last = row[0]
                 if row[4] is not None:
@@ -204,29 +208,24 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
     log. `readonly_shm` keeps SQLite from noting in the shared-memory file what it reads. It needs
     that file, though: where there is a log and no such file, SQLite has to make one.
     """
-    uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         if not _log_of(path).exists():
-            return _connected(f"{uri}&immutable=1"), True
+            return _connected(path, "immutable=1"), True
         try:
-            return _connected(f"{uri}&readonly_shm=1"), False
+            return _connected(path, "readonly_shm=1"), False
         except sqlite3.OperationalError:
-            return _connected(uri), False
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
-            raise UnsupportedFormat(f"{path} is no SQLite database") from error
-        raise StorageError(f"cannot read {path}: {error}") from error
+            return _connected(path), False
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        raise error_of(error, path) from error
 
 
 def _log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
-def _connected(uri: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0)
+def _connected(path: Path, *parameters: str) -> sqlite3.Connection:
+    connection = connect(path, "mode=ro", *parameters)
     try:
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA cell_size_check = ON")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     except BaseException:
         connection.close()
@@ -251,8 +250,10 @@ def _leap(connection: sqlite3.Connection, last: int) -> int | None:
             row = connection.execute(_NEXT, (last + step,)).fetchone()
         except sqlite3.DatabaseError:
             step *= 2
-        else:
+            continue
+        if row is None or row[0] > last:
             return None if row is None else int(row[0])
+        step *= 2
     return None
 
 
