@@ -19,6 +19,8 @@ import struct
 from typing import NamedTuple
 from zlib import crc32
 
+import msgspec
+
 from omniq.errors import OmniqError
 
 __all__ = (
@@ -53,6 +55,7 @@ SEGMENT_HEADER_BYTES = _SEGMENT_PREFIX.size + _SEGMENT_BODY.size + _CRC.size  # 
 FRAME_MAGIC = b"OqFr"
 # magic, payload length, payload CRC, number of events, first sequence number, durable, digest
 _FRAME = struct.Struct("<4sIIIQQ32s")
+_WHOLE_FRAME = struct.Struct(f"{_FRAME.format}I")
 FRAME_HEADER_BYTES = _FRAME.size + _CRC.size  # 64 + 4 = 68
 
 _MAX_HEADER_BYTES = 4096  # what a newer version's segment header may take
@@ -87,7 +90,7 @@ class SegmentHeader(NamedTuple):
         )
 
 
-class FrameHeader(NamedTuple):
+class FrameHeader(msgspec.Struct, frozen=True, gc=False):
     """What stands before each commit."""
 
     length: int
@@ -151,12 +154,11 @@ def unpack_frame_header(seed: int, data: memoryview) -> FrameHeader:
     """Return the frame header at the start of `data`; raises `BadBytes` if it does not verify."""
     if len(data) < FRAME_HEADER_BYTES:
         raise BadBytes(f"a frame header of {FRAME_HEADER_BYTES} bytes", f"{len(data)} bytes")
-    (stored,) = _CRC.unpack_from(data, _FRAME.size)
+    magic, *fields, stored = _WHOLE_FRAME.unpack_from(data)
     computed = crc32(data[: _FRAME.size], seed)
-    fields = _FRAME.unpack_from(data)
-    if stored != computed or fields[0] != FRAME_MAGIC:
+    if stored != computed or magic != FRAME_MAGIC:
         raise BadBytes(f"frame header checksum {computed:08x}", f"{stored:08x}")
-    return FrameHeader(*fields[1:])
+    return FrameHeader(*fields)
 
 
 def verify_payload(seed: int, header: FrameHeader, payload: memoryview) -> None:

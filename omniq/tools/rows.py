@@ -44,6 +44,7 @@ class SQLiteScan:
         self.path = path
         self.seq = 0
         self.digest: bytes = GENESIS
+        self.payload: bytes | memoryview = b""
         self.torn: Torn | None = None
         self.snapshots: list[Snapshot] = []
         self._is_chained = True
@@ -161,7 +162,7 @@ class SQLiteScan:
             yield self._problem("row", rows, wanted, f"{len(rows)} rows from {first} to {last}")
             return
         try:
-            payload = joined(first, rows[0][1], rows[0][2], [row[3] for row in rows])
+            self.payload = payload = joined(first, rows[0][1], rows[0][2], [row[3] for row in rows])
         except TypeError as error:  # SQLite takes any value in any column
             yield self._problem("row", rows, "rows with a blob in the column data", str(error))
             return

@@ -9,9 +9,10 @@ place that does not; a commit that does not follow the one before it says how mu
 from __future__ import annotations
 
 import os
+import sys
 from bisect import bisect_right
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -74,6 +75,7 @@ class Scan(Protocol):
 
     seq: int
     digest: bytes
+    payload: bytes | memoryview  # the encoded bytes of the commit that was yielded last
     torn: Torn | None
     snapshots: list[Snapshot]  # those that verify, in order; known once the walk has begun
 
@@ -84,14 +86,6 @@ class Scan(Protocol):
         ...
 
 
-class _Frame(NamedTuple):
-    """A frame whose checksums verify."""
-
-    offset: int
-    header: FrameHeader
-    payload: memoryview
-
-
 class FileScan:
     """A walk over the segments of a file journal."""
 
@@ -99,6 +93,7 @@ class FileScan:
         self.folder = folder
         self.seq = 0
         self.digest: bytes = GENESIS
+        self.payload: bytes | memoryview = b""
         self.torn: Torn | None = None
         self._disk = disk or Disk()
         self._folder = SegmentFolder(self._disk, folder, writable=False)
@@ -233,8 +228,9 @@ class FileScan:
         them final was seen: a later segment, or a watermark that says that they were durable.
         """
         frames = _Frames(segment)
+        end = self._stop[1] if self._first == self._stop[0] else sys.maxsize
         is_last, suspect = self._following() is None, -1
-        while (self._first, frames.offset) < self._stop:
+        while frames.offset < end:
             self._offset = frames.offset
             try:
                 frame = frames.next()
@@ -255,36 +251,45 @@ class FileScan:
                     suspect = -1
                 continue
             if frame is not None:
-                self._length = FRAME_HEADER_BYTES + len(frame.payload)
-                yield from self._check_frame(frame)
+                # This loop is where verifying spends its time: the plain case comes first.
+                header, payload = frame
+                if header.first_seq != self.seq + 1 or header.previous != self.digest:
+                    yield from self._misplaced(header, len(payload))
+                self._enter(header, payload)
+                yield self._decoded(header, payload)
             elif is_last and self._following() is not None:
                 is_last = False
                 frames.forget()
             else:
                 return
 
-    def _check_frame(self, frame: _Frame) -> Iterator[Commit | Problem]:
-        """Check the place of a frame that verifies by itself, and decode it."""
-        header = frame.header
-        self._durable = max(self._durable, header.durable)
+    def _misplaced(self, header: FrameHeader, length: int) -> Iterator[Problem]:
+        """Say what is wrong with the place of a frame that verifies by itself."""
+        self._length = FRAME_HEADER_BYTES + length
         if header.first_seq != self.seq + 1:
             yield self._out_of_order(header.first_seq)
-        elif self._is_chained and header.previous != self.digest:
+        elif self._is_chained:
             yield self._problem(
                 "chain", self.digest.hex(), header.previous.hex(), header.events - 1
             )
+
+    def _enter(self, header: FrameHeader, payload: memoryview) -> None:
+        """Go on to the end of a frame, whose payload `_decoded` is about to look into."""
+        self._length = FRAME_HEADER_BYTES + len(payload)
+        self._durable = max(self._durable, header.durable)
         self.seq = header.first_seq + header.events - 1
-        self.digest, self._is_chained = chain(header.previous, frame.payload), True
+        self.digest, self._is_chained = chain(header.previous, payload), True
+        self.payload = payload
+
+    def _decoded(self, header: FrameHeader, payload: memoryview) -> Commit | Problem:
         try:
-            commit = decode_commit(frame.payload)
+            commit = decode_commit(payload)
         except msgspec.DecodeError as error:
-            yield self._undecodable(header, str(error))
-            return
+            return self._undecodable(header, str(error))
         if commit.first_seq != header.first_seq or len(commit.events) != header.events:
             says = f"{len(commit.events)} events from {commit.first_seq}"
-            yield self._undecodable(header, f"a commit of {says}")
-            return
-        yield commit
+            return self._undecodable(header, f"a commit of {says}")
+        return commit
 
     def _skip(self, frames: _Frames, error: BadBytes) -> Problem:
         """Go to the next frame that begins well, and say what lies between."""
@@ -341,7 +346,7 @@ class _Frames:
         self._start = self.offset
         self._buffer = memoryview(b"")
 
-    def next(self) -> _Frame | None:
+    def next(self) -> tuple[FrameHeader, memoryview] | None:
         """Return the next frame, None at the file's end; raises `BadBytes` and stays there."""
         view = self._view(FRAME_HEADER_BYTES)
         if not view:
@@ -354,9 +359,8 @@ class _Frames:
             view = self._view(size)
         payload = view[FRAME_HEADER_BYTES:size]
         verify_payload(self.seed, header, payload)
-        frame = _Frame(self.offset, header, payload)
         self.offset += size
-        return frame
+        return header, payload
 
     def skip(self) -> FrameHeader | None:
         """Go to the next frame whose header verifies, or to the file's end."""
