@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omniq.blocking import OmniQ
 from omniq.errors import ConfigError, OmniqError
 from omniq.facade import AsyncOmniQ
+from omniq.registry import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +93,8 @@ def load_app(name: str) -> AsyncOmniQ:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        found: object = getattr(importlib.import_module(module_name), attribute)
+        with importing(module_name):
+            found: object = getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise

@@ -177,7 +177,7 @@ class _Demo:
         report = DemoReport(tasks=len(ours))
         outcomes: dict[str, int] = {}
         lost: set[str] = set()
-        seq = 0
+        seq = (await self._app.storage.beginning()).seq
         while commits := await self._app.storage.read(seq):
             seq = commits[-1].last_seq
             for commit in commits:

@@ -15,7 +15,7 @@ from omniq.core.transitions import TaskStatus
 from omniq.errors import ConfigError, TaskNotFound
 from omniq.models import Duration, QueueStats, Task, TaskResult, Worker, to_us
 from omniq.queue import AsyncTaskQueue
-from omniq.registry import Executor, Registry
+from omniq.registry import Executor, Registry, check_not_importing
 from omniq.serialization import Codecs
 from omniq.storage.disk import system_errors
 from omniq.task import (
@@ -118,6 +118,7 @@ class AsyncOmniQ:
 
     async def engine(self) -> AsyncTaskQueue:
         """Return the open engine of the running event loop."""
+        check_not_importing()
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None and not self._loop.is_closed():

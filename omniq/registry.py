@@ -10,13 +10,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from omniq.errors import TaskNotAllowed
+from omniq.errors import ConfigError, TaskNotAllowed
 from omniq.serialization import Signature
 
 __all__ = ("Executor", "Registration", "Registry", "load", "name_of")
@@ -71,6 +72,7 @@ class Registry:
             name = name_of(function, importable=importable or executor == "process")
         if not isinstance(name, str) or not name or not name.isprintable():
             raise TaskNotAllowed(f"a task's name must be printable text, not {name!r}")
+        self._check_name_is_free(name, function)
         registration = Registration(
             name, function, Signature(function), executor or _default_executor(function)
         )
@@ -78,6 +80,16 @@ class Registry:
         self._missing.pop(name, None)
         self.version += 1
         return registration
+
+    def _check_name_is_free(self, name: str, function: Callable[..., object]) -> None:
+        """Raise `ConfigError` if another function has the name; one defined anew keeps it."""
+        other = self._registrations.get(name)
+        if other is not None and _place_of(other.function) != _place_of(function):
+            raise ConfigError(
+                f"two functions are registered as {name!r}, {_place_of(other.function)} and "
+                f"{_place_of(function)}, and a worker could not tell which one a task means. "
+                "Next: give one of them another name="
+            )
 
     def get(self, name: str) -> Registration | None:
         """Return what was registered under a name."""
@@ -199,6 +211,13 @@ def name_of(function: Callable[..., object], *, importable: bool) -> str:
     return f"{_module_name(module)}:{qualified}"
 
 
+def _place_of(function: Callable[..., object]) -> str:
+    """Return where a function was defined, for comparison and for people."""
+    kind = type(function)
+    module = getattr(function, "__module__", None) or kind.__module__
+    return f"{_module_name(module)}:{getattr(function, '__qualname__', kind.__qualname__)}"
+
+
 def _module_name(module: str) -> str:
     """Return the name that another process imports: that of the script for `__main__`."""
     if module != "__main__":
@@ -213,3 +232,33 @@ def _module_name(module: str) -> str:
 
 def _default_executor(function: Callable[..., object]) -> Executor:
     return "async" if inspect.iscoroutinefunction(function) else "thread"
+
+
+class _Importing:
+    """What is imported just now, to find functions or an app in it."""
+
+    module = ""
+
+
+@contextmanager
+def importing(module: str) -> Generator[None]:
+    """Say, while a module is imported for what is in it, that it must not begin to work itself."""
+    before, _Importing.module = _Importing.module, module
+    try:
+        yield
+    finally:
+        _Importing.module = before
+
+
+def check_not_importing() -> None:
+    """Raise `ConfigError` if the caller runs because a module is imported.
+
+    A script without a guard would enqueue, or work, once more in each process that only wants its
+    functions, and start further processes without end.
+    """
+    if _Importing.module:
+        raise ConfigError(
+            f"the module {_Importing.module!r} uses its queue while it is imported, and it is "
+            "imported only for its functions. Next: put what it does when it is run under "
+            '`if __name__ == "__main__":`'
+        )

@@ -93,8 +93,8 @@ MUTANTS = (
     Mutant(
         "no checksum of the frame's header",
         "omniq/storage/framing.py",
-        "    if stored != computed or fields[0] != FRAME_MAGIC:",
-        "    if fields[0] != FRAME_MAGIC:",
+        "    if stored != computed or magic != FRAME_MAGIC:",
+        "    if magic != FRAME_MAGIC:",
         (DAMAGE,),
     ),
     Mutant(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from omniq.registry import Registry, load
+from omniq.registry import Registry, importing, load
 from omniq.serialization import Codecs
 from omniq.worker import context as ctx
 from omniq.worker import protocol
@@ -71,7 +71,9 @@ def _run(job: protocol.Job, target: BinaryIO) -> protocol.Answer:
     )
     try:
         # The parent had the function in its own registry, so whatever it is may be called.
-        registration = Registry().register(load(job.target), name=job.name)
+        with importing(job.target):
+            function = load(job.target)
+        registration = Registry().register(function, name=job.name)
         args, kwargs = codecs.decode_arguments(registration.signature, job.payload, job.codec)
         value = registration.function(*args, **kwargs)
         if asyncio.iscoroutine(value):

@@ -142,12 +142,14 @@ async def test_a_worker_leaves_alone_what_it_has_no_function_for(tmp_path: Path)
 async def test_stored_arguments_that_no_longer_fit_fail_the_task_without_a_retry(
     tmp_path: Path,
 ) -> None:
-    async def before(a: str) -> None: ...
-    async def after(a: int) -> None: ...
+    async def job(a: str) -> None: ...
 
     async with AsyncOmniQ(tmp_path / "j") as app:
-        handle = await app.task(name="job")(before).enqueue("text")
-        app.task(name="job")(after)
+        handle = await app.task(name="job")(job).enqueue("text")
+
+        @app.task(name="job")
+        async def job(a: int) -> None: ...  # the next version of it
+
         await app.worker().drain()
         result = await app.get_result(handle.id)
         assert result is not None
@@ -377,3 +379,17 @@ async def test_a_reason_that_is_no_text_is_written_as_text(tmp_path: Path) -> No
         assert await handle.cancel(404)  # type: ignore[arg-type]
     async with AsyncOmniQ(tmp_path / "j") as app:
         assert await app.handle(handle.id).status() is TaskStatus.CANCELLED
+
+
+async def test_two_functions_under_one_name_are_refused(oq: AsyncOmniQ) -> None:
+    @oq.task(name="mail")
+    async def send_mail() -> None: ...
+
+    with pytest.raises(ConfigError, match="two functions are registered as 'mail'"):
+
+        @oq.task(name="mail")
+        async def send_letter() -> None: ...
+
+    @oq.task(name="mail")
+    async def send_mail() -> int:  # noqa: F811 - the same one, defined anew
+        return 1

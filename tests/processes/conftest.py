@@ -26,7 +26,7 @@ class Processes:
     def start(self, *arguments: str, **options) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-W", "error", *arguments],
-            cwd=HERE,
+            cwd=options.pop("cwd", HERE),
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(HERE)]),

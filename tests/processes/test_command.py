@@ -8,18 +8,18 @@ import pytest
 async def test_the_demo_ends_with_everything_right(processes, tmp_path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
-    for number in range(1500):
-        (folder / f"{number}.txt").write_text("line\n" * number)
+    for number in range(4000):
+        (folder / f"{number}.txt").write_text("line\n" * (number % 1000))
     demo = processes.start(
         "-m", "omniq", "demo", "--journal", processes.location, "--directory", folder
     )
     printed = demo.communicate(timeout=40)[0]
     assert demo.returncode == 0, printed
     said = dict(re.findall(r"^(\w+(?: again)?) +(.*)$", printed, re.MULTILINE))
-    assert said["tasks"] == "1500, 1500 succeeded"
+    assert said["tasks"] == "4000, 4000 succeeded"
     assert (said["duplicate"], said["missing"], said["wrong"]) == ("0", "0", "0")
     assert said["workers"] == "2, of which 1 was killed and replaced"
-    assert int(said["attempts"]) == 1500 + int(said["run again"].split(",")[0])
+    assert int(said["attempts"]) == 4000 + int(said["run again"].split(",")[0])
     assert re.fullmatch(r"\d+ [0-9a-f]{64}", said["head"])
 
 
@@ -48,3 +48,35 @@ async def test_a_wrong_call_says_what_is_wrong_and_exits_with_2(processes, argum
     command = processes.start("-m", "omniq", *arguments)
     assert says in command.communicate(timeout=20)[0]
     assert command.returncode == 2
+
+
+UNGUARDED = """
+from omniq import AsyncOmniQ
+import asyncio, sys
+
+oq = AsyncOmniQ()
+
+@oq.task(executor="process", max_retries=0)
+def double(n: int) -> int:
+    return 2 * n
+
+async def main() -> None:
+    async with oq:
+        handle = await double.enqueue(4)
+        await oq.worker().drain()
+        print(await handle.status(), (await oq.get_result(handle.id)).error, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_a_script_without_a_guard_is_told_so_and_starts_nothing(processes, tmp_path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED)
+    printed = processes.start(str(script)).communicate(timeout=30)[0]
+    assert "FAILED" in printed
+    assert '`if __name__ == "__main__":`' in printed
+    worker = processes.start("-m", "omniq", "worker", "unguarded:oq", cwd=tmp_path)
+    printed = worker.communicate(timeout=30)[0]
+    assert worker.returncode == 2
+    assert '`if __name__ == "__main__":`' in printed
