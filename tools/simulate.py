@@ -70,6 +70,7 @@ class Simulation:
         self.power_cuts = draw((0.0, 0.0, 0.0005, 0.002))
         self.faults = draw((0.0, 0.0, 0.002, 0.01))
         self.events_a_snapshot = draw((8, 32, 1 << 16))
+        self.machine.retention = draw((None, None, 6 * LEASE))
         self.is_calm = False
 
     def run(self) -> str:
@@ -246,14 +247,20 @@ class Simulation:
 
     def _cut_power(self) -> None:
         self.say("the power is cut")
+        if not self.machine.power_was_cut:
+            self._see_before_it_goes()
+        self.machine.cut_power()
+
+    def _see_before_it_goes(self) -> None:
+        """Look at what is there just now, since the next moment takes some of it away."""
         calm, self.is_calm = self.is_calm, True
-        if self.machine.disk.is_directory(self.machine.path) and not self.machine.power_was_cut:
+        self.observer = None
+        if self.machine.disk.is_directory(self.machine.path):
             scan = FileScan(self.machine.path, disk=self.machine.disk)
             with suppress(UnsupportedFormat):
                 seen = [found for found in scan if isinstance(found, Commit)]
                 self.oracle.intact = set()  # who lived until now, and did not hang, is not known
-                self.oracle.see(seen[len(self.oracle.commits) :])
-        self.machine.cut_power()
+                self.oracle.see(c for c in seen if c.first_seq > self.oracle.state.seq)
         self.is_calm = calm
 
     # What fails.
@@ -268,6 +275,8 @@ class Simulation:
             self._cut_power()
 
     def _fail_now_and_then(self, operation: str) -> None:
+        if operation == "remove" and self.machine.retention:
+            self._see_before_it_goes()
         code = FAILING.get(operation)
         if code is not None and not self.is_calm and self.rng.random() < self.faults:
             self.say(f"{operation} fails with {errno.errorcode[code]}")
@@ -287,7 +296,8 @@ class Simulation:
             if self.machine.power_was_cut:
                 self.machine.power_was_cut = False
                 self.observer = None
-                self.oracle.lost_power(await self._read(0))
+                commits = await self._read(0)
+                self.oracle.lost_power(commits, await self._dropped())
             else:
                 self.oracle.intact = self._intact_workers()
                 self.oracle.see(await self._read(self.oracle.state.seq))
@@ -314,9 +324,13 @@ class Simulation:
                 return []
             self.observer = observer
         commits: list[Any] = []
+        after = max(after, await self._dropped())
         while page := await self.observer.read(commits[-1].last_seq if commits else after):
             commits += page
         return commits
+
+    async def _dropped(self) -> int:
+        return 0 if self.observer is None else (await self.observer.beginning()).seq
 
     def _compare_states(self) -> None:
         """Every process that is as far as the journal has the state that its events make."""
@@ -336,6 +350,7 @@ class Simulation:
             self.machine.kill(process)
         await self._look()
         self.oracle.check_promises()
+        self.machine.retention = None  # the clock is about to jump, and this has to be seen
         process = self.machine.start()
         self._register(process)
         await self._until(process, process.spawn(self._end_series(process)))

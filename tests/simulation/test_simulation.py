@@ -14,7 +14,7 @@ from tools.simulate import STEPS, run_seed
 from tools.simulation.disk import SECTOR, SimulatedDisk
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = 100
+SEEDS = 80
 # Seeds that found something, and what.
 FOUND = {
     17: "a worker without a free slot span while something was due",

@@ -73,7 +73,13 @@ class Process:
         self.storage = self._sibling()
         self.storage.__dict__["sibling"] = self._sibling  # they die with the process, too
         entropy = SeededEntropy(rng.getrandbits(40))
-        self.app = AsyncOmniQ(self.storage, clock=self.clock, entropy=entropy, result_ttl=None)
+        self.app = AsyncOmniQ(
+            self.storage,
+            clock=self.clock,
+            entropy=entropy,
+            result_ttl=None,
+            retention=machine.retention,
+        )
         self.pool: AsyncWorkerPool | None = None
         self.names: set[str] = set()  # under which its worker was seen
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -177,6 +183,7 @@ class Machine:
         self.disk.durable_folders.add(self.path.parent)
         self.processes: list[Process] = []
         self.started = 0
+        self.retention: float | None = None
         self.power_was_cut = False
         self.before_operation: Callable[[Process], None] = lambda _process: None
         loop.set_task_factory(_make_task)

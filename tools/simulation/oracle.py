@@ -99,9 +99,13 @@ class Oracle:
         before = self.results.setdefault(task_id, value)
         self._expect(before == value, f"task {task_id} had the result {before}, and now {value}")
 
-    def lost_power(self, commits: list[ev.Commit]) -> None:
-        """Take in the journal that a power cut left: a prefix, with all that was acknowledged."""
+    def lost_power(self, commits: list[ev.Commit], dropped: int) -> None:
+        """Take in the journal that a power cut left: a prefix, with all that was acknowledged.
+
+        Its history begins behind `dropped`, with a snapshot of what this one has seen.
+        """
         before = self.commits
+        commits = [commit for commit in before if commit.last_seq <= dropped] + commits
         self._expect(
             commits == before[: len(commits)],
             f"of {len(before)} commits {len(commits)} are left, and they are not the first ones",
