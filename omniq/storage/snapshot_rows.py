@@ -96,12 +96,16 @@ class SnapshotTable:
 
     def verified(self, connection: sqlite3.Connection, seq: int) -> Snapshot:
         """Return a snapshot; raises an error if it is damaged, or not of this journal."""
-        (journal_id,) = connection.execute("SELECT id FROM journal").fetchone()
-        snapshot = snapshot_of(str(journal_id).encode(), self._bytes(connection, seq))
+        snapshot = self.whole(connection, seq)
         bookmark = snapshot.bookmark
         if bookmark != self.bookmark(connection, bookmark.seq):
             raise BadSnapshot(f"the journal has another commit at sequence number {bookmark.seq}")
         return snapshot
+
+    def whole(self, connection: sqlite3.Connection, seq: int) -> Snapshot:
+        """Return a snapshot whose place in the journal is not looked at."""
+        (journal_id,) = connection.execute("SELECT id FROM journal").fetchone()
+        return snapshot_of(str(journal_id).encode(), self._bytes(connection, seq))
 
     def _verified(self, connection: sqlite3.Connection, seq: int) -> Snapshot | None:
         try:

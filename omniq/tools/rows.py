@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from omniq.core.events import kind_of
 from omniq.errors import OmniqError, StorageError, UnsupportedFormat
-from omniq.storage.base import GENESIS
+from omniq.storage.base import GENESIS, Head
 from omniq.storage.database import connect, error_of
 from omniq.storage.encoding import chain, decode_commit, joined
 from omniq.storage.rows import APPLICATION_ID, FORMAT_VERSION, Table
@@ -44,9 +45,11 @@ class SQLiteScan:
         self.path = path
         self.seq = 0
         self.digest: bytes = GENESIS
+        self.beginning = Head()
         self.payload: bytes | memoryview = b""
         self.torn: Torn | None = None
         self.snapshots: list[Snapshot] = []
+        self.displaced: list[Snapshot] = []
         self._is_chained = True
 
     def place(self) -> tuple[str, int | None, int | None]:
@@ -80,7 +83,7 @@ class SQLiteScan:
             )
 
     def _read_snapshots(self, connection: sqlite3.Connection) -> Iterator[Problem]:
-        """Read the snapshots, and begin the walk where the rows do if one stands before them."""
+        """Read the snapshots, and begin the walk where the rows do if one stands behind that."""
         table = Table(self.path)
         snapshots = SnapshotTable(self.path, table)
         try:
@@ -97,7 +100,11 @@ class SQLiteScan:
                 yield Problem(
                     "snapshot", "table snapshots", None, None, seq, seq, wanted, str(error)
                 )
-        if any(snapshot.bookmark.seq >= beginning.seq for snapshot in self.snapshots):
+                with suppress(OmniqError, sqlite3.DatabaseError):
+                    self.displaced.append(snapshots.whole(connection, seq))
+        known = (snapshot.bookmark.seq for snapshot in (*self.snapshots, *self.displaced))
+        if beginning.seq <= max(known, default=0):
+            self.beginning = beginning
             self.seq, self.digest = beginning.seq, beginning.digest
 
     def _walk(self, connection: sqlite3.Connection) -> Iterator[Commit | Problem]:
@@ -118,7 +125,7 @@ class SQLiteScan:
                 rows.append(row)
                 last = row[0]
                 if row[4] is not None:
-                    yield from self._check(rows)
+                    yield from self._check(rows, connection)
                     rows = []
             if reason:
                 following = _leap(connection, last)
@@ -140,21 +147,13 @@ class SQLiteScan:
         expected = "rows that SQLite can read"
         return Problem("database", "table events", None, None, first, until, expected, reason)
 
-    def _check(self, rows: list[_Row]) -> Iterator[Commit | Problem]:
+    def _check(
+        self, rows: list[_Row], connection: sqlite3.Connection
+    ) -> Iterator[Commit | Problem]:
         """Check the rows of one commit, and put it together."""
         first, last = rows[0][0], rows[-1][0]
         if first != self.seq + 1:
-            yield Problem(
-                "gap",
-                "table events",
-                None,
-                None,
-                self.seq + 1,
-                first - 1,
-                f"sequence number {self.seq + 1}",
-                f"sequence number {first}",
-            )
-            self._is_chained = False
+            yield self._gap(first, Table(self.path).beginning(connection))
         digest, is_chained = self.digest, self._is_chained
         self.seq, self.digest, self._is_chained = last, _digest_of(rows[-1]), True
         if last != first + len(rows) - 1:
@@ -162,11 +161,16 @@ class SQLiteScan:
             yield self._problem("row", rows, wanted, f"{len(rows)} rows from {first} to {last}")
             return
         try:
-            self.payload = payload = joined(first, rows[0][1], rows[0][2], [row[3] for row in rows])
+            payload = joined(first, rows[0][1], rows[0][2], [row[3] for row in rows])
         except TypeError as error:  # SQLite takes any value in any column
             yield self._problem("row", rows, "rows with a blob in the column data", str(error))
             return
-        if is_chained and (computed := chain(digest, payload)) != self.digest:
+        if not is_chained:
+            # Only the digest before it could tell whether these rows are as they were written.
+            wanted = "the digest of the commit before, to compute this one's"
+            yield self._problem("chain", rows, wanted, "none")
+            return
+        if (computed := chain(digest, payload)) != self.digest:
             yield self._problem("chain", rows, computed.hex(), self.digest.hex())
             return
         try:
@@ -176,6 +180,26 @@ class SQLiteScan:
             return
         yield from self._check_columns(commit, rows)
         yield commit
+
+    def _gap(self, first: int, beginning: Head) -> Problem:
+        """Go on behind rows that are missing."""
+        wanted = self.seq + 1
+        if beginning.seq > self.beginning.seq and self.seq:
+            raise StorageError(
+                f"history of {self.path} was dropped while it was read. Next: run the command again"
+            )
+        self._is_chained = first == beginning.seq + 1
+        self.digest = beginning.digest
+        return Problem(
+            "gap",
+            "table events",
+            None,
+            None,
+            wanted,
+            first - 1,
+            f"sequence number {wanted}",
+            f"sequence number {first}",
+        )
 
     def _check_columns(self, commit: Commit, rows: list[_Row]) -> Iterator[Problem]:
         """Compare the columns, which queries use, with the events, which the chain covers."""
@@ -199,7 +223,10 @@ class SQLiteScan:
                 yield Problem("database", str(self.path.name), None, None, 1, 0, expected, line)
 
     def _problem(self, kind: str, rows: list[_Row], expected: str, found: str) -> Problem:
-        return Problem(kind, "table events", None, None, rows[0][0], rows[-1][0], expected, found)
+        named = [row[6] for row in rows if isinstance(row[6], str)]
+        tasks = list(dict.fromkeys(named))
+        first, last = rows[0][0], rows[-1][0]
+        return Problem(kind, "table events", None, None, first, last, expected, found, tasks)
 
 
 def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:

@@ -16,22 +16,21 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from omniq.errors import CorruptJournal, OmniqError, UnsupportedFormat
-from omniq.storage.base import GENESIS
+from omniq.errors import CorruptJournal, OmniqError, StorageError, UnsupportedFormat
+from omniq.storage.base import GENESIS, Head
 from omniq.storage.disk import Disk
-from omniq.storage.encoding import MAX_COMMIT_BYTES, chain, decode_commit
+from omniq.storage.encoding import chain, decode_commit
 from omniq.storage.folder import SegmentFolder
 from omniq.storage.framing import (
     FRAME_HEADER_BYTES,
-    FRAME_MAGIC,
     SEGMENT_HEADER_BYTES,
+    SEGMENT_MAGIC,
     BadBytes,
-    FrameHeader,
-    unpack_frame_header,
-    verify_payload,
 )
 from omniq.storage.history import History
 from omniq.storage.segments import Segment, segment_name
+from omniq.storage.snapshots import snapshot_of
+from omniq.tools.frames import Frames, find_headless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,17 +38,20 @@ if TYPE_CHECKING:
 
     from omniq.core.events import Commit
     from omniq.storage.base import Snapshot
+    from omniq.storage.framing import FrameHeader
+    from omniq.storage.snapshots import SnapshotFolder
+    from omniq.tools.frames import Headless
 
 __all__ = ("FileScan", "Problem", "Scan", "Torn")
 
-_READ_BYTES = 1 << 20
+JOURNAL_ID = slice(16, 32)  # in a segment's header
 
 
 class Problem(msgspec.Struct, frozen=True):
     """Something that does not verify: where, how much, what was expected and what was found.
 
     `offset` and `bytes` are of a file, and null in a database. `last_seq` is 0 if nothing behind
-    says how many events are affected.
+    says how many events are affected. `tasks` are those that the damaged place seems to name.
     """
 
     kind: str
@@ -60,6 +62,7 @@ class Problem(msgspec.Struct, frozen=True):
     last_seq: int
     expected: str
     found: str
+    tasks: list[str] = []
 
 
 class Torn(msgspec.Struct, frozen=True):
@@ -71,13 +74,21 @@ class Torn(msgspec.Struct, frozen=True):
 
 
 class Scan(Protocol):
-    """A walk over a journal, from its beginning to its end."""
+    """A walk over a journal, from its beginning to its end.
+
+    `seq` and `digest` are where it has come to, damage included. `beginning` is not 0 if history
+    was dropped, and a snapshot is of a state behind it.
+    """
 
     seq: int
     digest: bytes
+    beginning: Head
     payload: bytes | memoryview  # the encoded bytes of the commit that was yielded last
     torn: Torn | None
-    snapshots: list[Snapshot]  # those that verify, in order; known once the walk has begun
+    # Those that verify, in order, and those that are whole but whose place in the journal does not
+    # verify; known once the walk has begun.
+    snapshots: list[Snapshot]
+    displaced: list[Snapshot]
 
     def __iter__(self) -> Iterator[Commit | Problem]: ...
 
@@ -93,6 +104,7 @@ class FileScan:
         self.folder = folder
         self.seq = 0
         self.digest: bytes = GENESIS
+        self.beginning = Head()
         self.payload: bytes | memoryview = b""
         self.torn: Torn | None = None
         self._disk = disk or Disk()
@@ -107,6 +119,7 @@ class FileScan:
         # Behind damage nothing is known to be chained to.
         self._is_chained = True
         self.snapshots: list[Snapshot] = []
+        self.displaced: list[Snapshot] = []
 
     def place(self) -> tuple[str, int | None, int | None]:
         """Return segment, offset and length of the frame of the latest commit."""
@@ -123,29 +136,59 @@ class FileScan:
             self._name = segment_name(first)
             try:
                 segment = Segment(self._disk, self.folder, first, writable=False)
-            except CorruptJournal as error:
-                yield self._unreadable(first, error.expected, error.found)
-                before = None
+            except FileNotFoundError:
+                raise self._dropped_meanwhile() from None
+            except OSError as error:
+                yield self._unreadable(first, "bytes that the disk can read", str(error))
                 continue
-            except UnsupportedFormat as error:
-                if len(self._folder.firsts()) == 1:
-                    raise
-                yield self._unreadable(first, "a segment header", str(error))
+            except (CorruptJournal, UnsupportedFormat) as error:
+                yield from self._walk_headless(first, error)
                 before = None
                 continue
             try:
                 yield from self._check_header(segment, before)
                 yield from self._walk(segment)
-            except OSError as error:  # the disk cannot read it
-                size, first = segment.size() - self._offset, self.seq + 1
-                last = self._lose_until()
-                wanted = "bytes that the disk can read"
-                yield Problem(
-                    "read", self._name, self._offset, size, first, last, wanted, str(error)
-                )
             finally:
                 segment.close()
             before = segment
+
+    def _walk_headless(
+        self, first: int, error: CorruptJournal | UnsupportedFormat
+    ) -> Iterator[Commit | Problem]:
+        """Walk a segment whose header does not verify, if its frames do.
+
+        All that a reader needs of the header is the number from which the checksums start, and
+        the first frame tells that, too.
+        """
+        expected, found = "a segment header", str(error)
+        if isinstance(error, CorruptJournal):
+            expected, found = error.expected, error.found
+        segment = None
+        if not (isinstance(error, UnsupportedFormat) and self._is_newer(first)):
+            segment = find_headless(self._disk, self.folder / self._name, first)
+        if segment is not None:
+            try:
+                last = (self._following() or 1) - 1
+                yield Problem(
+                    "segment", self._name, 0, SEGMENT_HEADER_BYTES, first, last, expected, found
+                )
+                self._begins_behind(Head(first - 1, digest=segment.previous))
+                yield from self._walk(segment)
+            finally:
+                segment.close()
+        elif isinstance(error, UnsupportedFormat) and len(self._folder.firsts()) == 1:
+            raise error
+        else:
+            yield self._unreadable(first, expected, found)
+
+    def _is_newer(self, first: int) -> bool:
+        """Whether a segment whose format is not supported is one of ours, of a later version."""
+        return self._read_header(first).startswith(SEGMENT_MAGIC)
+
+    def _dropped_meanwhile(self) -> StorageError:
+        return StorageError(
+            f"history of {self.folder} was dropped while it was read. Next: run the command again"
+        )
 
     def _read_snapshots(self) -> Iterator[Problem]:
         history = History(self._disk, self.folder, self._folder)
@@ -153,9 +196,27 @@ class FileScan:
             name = history.snapshots.file(seq).name
             try:
                 self.snapshots.append(history.verified(seq))
+            except FileNotFoundError:
+                continue  # a newer one has replaced it just now
             except (OmniqError, OSError) as error:
                 wanted = "a snapshot of this journal"
                 yield Problem("snapshot", name, 0, None, seq, seq, wanted, str(error))
+                self._keep_displaced(history.snapshots, seq)
+
+    def _keep_displaced(self, folder: SnapshotFolder, seq: int) -> None:
+        """Keep a snapshot that is whole and names the id in one of the segments' headers."""
+        for first in self._folder.firsts():
+            with suppress(OmniqError, OSError):
+                header = self._read_header(first)
+                self.displaced.append(snapshot_of(header[JOURNAL_ID], folder.read(seq)))
+                return
+
+    def _read_header(self, first: int) -> bytes:
+        descriptor = self._disk.open(self.folder / segment_name(first), os.O_RDONLY)
+        try:
+            return self._disk.read(descriptor, SEGMENT_HEADER_BYTES, 0)
+        finally:
+            self._disk.close(descriptor)
 
     def _end(self) -> tuple[int, int]:
         """Return last segment and size of the journal: a writer may be faster than this walk."""
@@ -198,9 +259,12 @@ class FileScan:
         """Compare what a segment says of itself with what came before it."""
         header = segment.header
         self._offset, self._length = 0, SEGMENT_HEADER_BYTES
+        if self._begins_behind(Head(header.first_seq - 1, header.at, header.previous)):
+            return
         if header.first_seq != self.seq + 1:
-            if self.seq or not self._begins_with(header.first_seq):
-                yield self._out_of_order(header.first_seq)
+            if self._folder.firsts()[0] > self.seq + 1 > 1:
+                raise self._dropped_meanwhile()
+            yield self._out_of_order(header.first_seq)
         elif before is not None and header.journal_id != before.header.journal_id:
             yield self._problem(
                 "segment",
@@ -216,18 +280,23 @@ class FileScan:
         self.seq = header.first_seq - 1
         self.digest, self._is_chained = header.previous, True
 
-    def _begins_with(self, first: int) -> bool:
-        """Whether what is before the first segment was dropped behind a snapshot."""
-        return any(snapshot.bookmark.seq >= first - 1 for snapshot in self.snapshots)
+    def _begins_behind(self, before: Head) -> bool:
+        """Begin the walk at the first segment if what is before it was dropped."""
+        known = (snapshot.bookmark.seq for snapshot in (*self.snapshots, *self.displaced))
+        if self.seq or not before.seq or before.seq > max(known, default=0):
+            return False
+        self.beginning = before
+        self.seq, self.digest = before.seq, before.digest
+        return True
 
-    def _walk(self, segment: Segment) -> Iterator[Commit | Problem]:
+    def _walk(self, segment: Segment | Headless) -> Iterator[Commit | Problem]:
         """Check the frames of a segment, which a writer may be appending to.
 
         A frame that does not verify may be one that is just being written, and the end one that
         was behind us by the time we looked. So both are looked at again, after what would make
         them final was seen: a later segment, or a watermark that says that they were durable.
         """
-        frames = _Frames(segment)
+        frames = Frames(segment)
         end = self._stop[1] if self._first == self._stop[0] else sys.maxsize
         is_last, suspect = self._following() is None, -1
         while frames.offset < end:
@@ -241,7 +310,7 @@ class FileScan:
                     is_last = self._following() is None
                     suspect = frames.offset
                     frames.forget()
-                elif not is_last or self.seq < self._durable:
+                elif not is_last or self.seq < self._durable or frames.failure is not None:
                     yield self._skip(frames, error)
                 elif self._following() is None:
                     rest = segment.size() - frames.offset
@@ -291,9 +360,10 @@ class FileScan:
             return self._undecodable(header, f"a commit of {says}")
         return commit
 
-    def _skip(self, frames: _Frames, error: BadBytes) -> Problem:
+    def _skip(self, frames: Frames, error: BadBytes) -> Problem:
         """Go to the next frame that begins well, and say what lies between."""
         start, first = frames.offset, self.seq + 1
+        tasks = frames.named_tasks()
         if (header := frames.skip()) is None:
             last = self._lose_until()
         else:
@@ -301,7 +371,11 @@ class FileScan:
             self.seq = max(self.seq, last)
             self._is_chained = False
         length = frames.offset - start
-        return Problem("frame", self._name, start, length, first, last, error.expected, error.found)
+        kind, expected, found = "frame", error.expected, error.found
+        if frames.failure is not None:
+            kind, expected, found = "read", "bytes that the disk can read", frames.failure
+            frames.failure = None
+        return Problem(kind, self._name, start, length, first, last, expected, found, tasks)
 
     def _out_of_order(self, first_seq: int) -> Problem:
         wanted = self.seq + 1
@@ -334,72 +408,3 @@ class FileScan:
             f"a commit of {header.events} events from {header.first_seq}",
             found,
         )
-
-
-class _Frames:
-    """Reads one frame after another from a segment, through a buffer."""
-
-    def __init__(self, segment: Segment) -> None:
-        self.offset = SEGMENT_HEADER_BYTES
-        self.seed = segment.seed
-        self._segment = segment
-        self._start = self.offset
-        self._buffer = memoryview(b"")
-
-    def next(self) -> tuple[FrameHeader, memoryview] | None:
-        """Return the next frame, None at the file's end; raises `BadBytes` and stays there."""
-        view = self._view(FRAME_HEADER_BYTES)
-        if not view:
-            return None
-        header = unpack_frame_header(self.seed, view)
-        if header.length > MAX_COMMIT_BYTES:
-            raise BadBytes(f"a payload of at most {MAX_COMMIT_BYTES} bytes", str(header.length))
-        size = FRAME_HEADER_BYTES + header.length
-        if len(view) < size:
-            view = self._view(size)
-        payload = view[FRAME_HEADER_BYTES:size]
-        verify_payload(self.seed, header, payload)
-        self.offset += size
-        return header, payload
-
-    def skip(self) -> FrameHeader | None:
-        """Go to the next frame whose header verifies, or to the file's end."""
-        begin = self.offset + 1
-        with suppress(BadBytes):  # a good header says where the next frame begins
-            header = unpack_frame_header(self.seed, self._view(FRAME_HEADER_BYTES))
-            begin = self.offset + FRAME_HEADER_BYTES + header.length
-        for offset, header in self._headers_from(begin):
-            self.offset = offset
-            return header
-        self.offset = max(self.offset, self._segment.size())
-        return None
-
-    def highest_watermark(self) -> int:
-        """Return the highest durable watermark from here on."""
-        return max((header.durable for _, header in self._headers_from(self.offset)), default=0)
-
-    def forget(self) -> None:
-        """Read the file anew from here on."""
-        self._buffer = memoryview(b"")
-
-    def _headers_from(self, begin: int) -> Iterator[tuple[int, FrameHeader]]:
-        """Yield every frame header from `begin` on that verifies, with its offset."""
-        while data := self._segment.read(_READ_BYTES, begin):
-            view = memoryview(data)
-            at = data.find(FRAME_MAGIC)
-            while at >= 0:
-                with suppress(BadBytes):
-                    yield begin + at, unpack_frame_header(self.seed, view[at:])
-                at = data.find(FRAME_MAGIC, at + 1)
-            if len(data) < _READ_BYTES:
-                return
-            begin += len(data) - FRAME_HEADER_BYTES + 1  # a header may lie across the border
-
-    def _view(self, size: int) -> memoryview:
-        """Return what lies from here on, at least `size` bytes of it if the file has them."""
-        view = self._buffer[self.offset - self._start :]
-        if len(view) < size:
-            self._start = self.offset
-            self._buffer = memoryview(self._segment.read(max(size, _READ_BYTES), self.offset))
-            view = self._buffer
-        return view
