@@ -203,9 +203,21 @@ class Table:
         """Write events behind the head, as one commit."""
         commit = Commit(head.seq + 1, max(at, head.at), actor, list(events))
         encoded = [encode_event(event) for event in events]
-        payload = joined(commit.first_seq, commit.at, actor, encoded)
+        return self.write(connection, head.digest, commit, encoded, durable=durable)
+
+    def write(
+        self,
+        connection: sqlite3.Connection,
+        before: bytes,
+        commit: Commit,
+        encoded: list[bytes],
+        *,
+        durable: bool,
+    ) -> Verified:
+        """Write a commit, whose events are encoded already, behind the one with this digest."""
+        payload = joined(commit.first_seq, commit.at, commit.actor, encoded)
         check_readable(payload, len(encoded))
-        digest = chain(head.digest, payload)
+        digest = chain(before, payload)
         connection.executemany(_INSERT, _rows(commit, encoded, digest, durable=durable))
         return Verified(commit, digest, durable)
 

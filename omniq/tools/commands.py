@@ -6,43 +6,30 @@ A command gets its options and an `Output`, and returns the exit status.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omniq.clock import SystemClock
 from omniq.core import events as ev
 from omniq.errors import ConfigError
-from omniq.storage.archive import ArchiveDisk
 from omniq.storage.base import Head
-from omniq.storage.file import FileStorage
-from omniq.storage.sqlite import SQLiteStorage
 from omniq.tools.comparing import compare
 from omniq.tools.explaining import explain
 from omniq.tools.exporting import export
 from omniq.tools.printing import Output, event_lines, view_event
-from omniq.tools.reading import (
-    Journal,
-    Progress,
-    find_archive,
-    find_storage,
-    opened,
-    printable,
-)
-from omniq.tools.recovering import ChainedScan, Recovery, new_journal
+from omniq.tools.reading import Journal, Progress, opened, printable
+from omniq.tools.recovering import Recovery
 from omniq.tools.reports import VerifyReport, state_at, summarize, view_head
-from omniq.tools.rows import SQLiteScan
-from omniq.tools.scanning import FileScan
 from omniq.tools.showing import (
     difference_lines,
     explanation_lines,
-    problem_lines,
-    recovery_lines,
     state_lines,
     story_lines,
     summary_lines,
-    verdict_lines,
 )
+from omniq.tools.sources import behind_archive, find_source
 from omniq.tools.story import story_of
+from omniq.tools.targets import new_journal
+from omniq.tools.verdicts import problem_lines, recovery_lines, verdict_lines
 from omniq.tools.verifying import Verification
 
 if TYPE_CHECKING:
@@ -51,7 +38,7 @@ if TYPE_CHECKING:
 
     from omniq.core.events import Commit, Event
     from omniq.tools.points import Point
-    from omniq.tools.scanning import Problem, Scan
+    from omniq.tools.scanning import Problem
 
 __all__ = ("COMMANDS", "OK", "PROBLEMS")
 
@@ -153,7 +140,8 @@ async def _explain(options: argparse.Namespace, output: Output) -> int:
 
 async def _verify(options: argparse.Namespace, output: Output) -> int:
     began = time.monotonic()
-    location, backend, scan = _scan_of(options.journal)
+    source = find_source(options.journal)
+    scan = source.make_scan()
     verification = Verification(scan, options.head)
     problems: list[Problem] = []
     progress = Progress()
@@ -164,8 +152,8 @@ async def _verify(options: argparse.Namespace, output: Output) -> int:
             output.lines(problem_lines(problem))
     progress.done()
     report = VerifyReport(
-        journal=location,
-        backend=backend,
+        journal=source.location,
+        backend=source.backend,
         events=verification.events,
         commits=verification.commits,
         head=view_head(Head(scan.seq, digest=scan.digest)),
@@ -181,33 +169,26 @@ async def _verify(options: argparse.Namespace, output: Output) -> int:
 
 async def _recover(options: argparse.Namespace, output: Output) -> int:
     began = time.monotonic()
-    location, _, scan = _scan_of(options.journal)
-    source = scan if options.archive is None else _behind_archive(options.archive, scan)
+    source = find_source(options.journal)
+    if options.archive is not None:
+        source = behind_archive(options.archive, source)
     progress = Progress()
-    async with new_journal(options.target) as target:
-        recovery = Recovery(source, target, options.until)
-        await recovery.run(progress.at)
+    try:
+        with new_journal(options.target, apart_from=source.path) as target:
+            recovery = Recovery(source.make_scan, target, options.until)
+            await recovery.run(progress.at)
+            _check_until(options.until, recovery)
+    finally:
         progress.done()
-        report = await recovery.report(location, printable(options.target), began)
+    took = round(time.monotonic() - began, 6)
+    report = recovery.report(source.location, printable(options.target), took)
     output.show(report, recovery_lines)
-    return PROBLEMS if report.lost or report.left_out_events else OK
+    return OK if recovery.is_whole else PROBLEMS
 
 
-def _scan_of(journal: str) -> tuple[str, str, Scan]:
-    """Return a journal's name, its backend, and a walk over it that goes on behind damage."""
-    storage = find_storage(journal)
-    location = printable(storage.location)
-    if isinstance(storage, SQLiteStorage):
-        return location, "sqlite", SQLiteScan(storage.path)
-    assert isinstance(storage, FileStorage), "there is no third kind that can be read later"
-    return location, "file", FileScan(storage.path, disk=storage.disk)
-
-
-def _behind_archive(url: str, scan: Scan) -> ChainedScan:
-    archive = find_archive(url)
-    if archive is None:
-        raise ConfigError(f"--archive {url}: there is no archive")
-    return ChainedScan(FileScan(Path(url), disk=ArchiveDisk(archive)), scan)
+def _check_until(point: Point, recovery: Recovery) -> None:
+    if point.seq is not None and point.seq > recovery.scan.seq:
+        raise ConfigError(f"--until {point.seq}: the journal ends at {recovery.scan.seq}")
 
 
 async def _export(options: argparse.Namespace, output: Output) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -34,6 +35,7 @@ __all__ = ("Frames", "Headless", "find_headless")
 
 _READ_BYTES = 1 << 20
 _BLOCK_BYTES = 4096  # what a disk reads at least, or fails to read
+_MAGICS = 1000  # that are tried where no header says what to expect: bytes may be made to cost time
 
 
 class Frames:
@@ -95,12 +97,17 @@ class Frames:
 
     def _headers_from(self, begin: int) -> Iterator[tuple[int, FrameHeader]]:
         """Yield every frame header from `begin` on that verifies, with its offset."""
+        for offset, view in self.magics(begin):
+            with suppress(BadBytes):
+                yield offset, unpack_frame_header(self.seed, view)
+
+    def magics(self, begin: int) -> Iterator[tuple[int, memoryview]]:
+        """Yield everything from `begin` on that begins like a frame header, with its offset."""
         while data := self._read(_READ_BYTES, begin):
             view = memoryview(data)
             at = data.find(FRAME_MAGIC)
-            while at >= 0:
-                with suppress(BadBytes):
-                    yield begin + at, unpack_frame_header(self.seed, view[at:])
+            while 0 <= at <= len(data) - FRAME_HEADER_BYTES:
+                yield begin + at, view[at : at + FRAME_HEADER_BYTES]
                 at = data.find(FRAME_MAGIC, at + 1)
             if len(data) < _READ_BYTES:
                 return
@@ -139,7 +146,7 @@ class Headless:
     def __init__(self, disk: Disk, path: Path, first_seq: int) -> None:
         self.first_seq = first_seq
         self.seed = 0
-        self.previous = b""  # the digest before the first frame
+        self.previous = b""  # the digest before the first frame, if that one verifies
         self._disk = disk
         self._descriptor = disk.open(path, os.O_RDONLY)
 
@@ -157,25 +164,28 @@ class Headless:
 
 
 def find_headless(disk: Disk, path: Path, first_seq: int) -> Headless | None:
-    """Return a segment with a damaged header, opened, if its first frame is where it should be.
+    """Return a segment whose header cannot be read, opened, if one of its frames can be.
 
-    The frame is believed if both of its checksums start from the same seed and it begins with the
-    sequence number in the segment's name.
+    A frame is believed if both of its checksums start from the same seed.
     """
     segment = Headless(disk, path, first_seq)
-    with suppress(BadBytes, OSError):
-        data = segment.read(FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES)
-        if data.startswith(FRAME_MAGIC) and len(data) == FRAME_HEADER_BYTES:
-            segment.seed = _seed_before(data[:-4], int.from_bytes(data[-4:], "little"))
-            frame = Frames(segment).next()
-            if frame is not None and frame[0].first_seq == first_seq:
-                segment.previous = frame[0].previous
+    with suppress(OSError):
+        for offset, view in islice(Frames(segment).magics(SEGMENT_HEADER_BYTES), _MAGICS):
+            seed = _seed_before(view[:-4], int.from_bytes(view[-4:], "little"))
+            header = unpack_frame_header(seed, view)
+            if header.first_seq < first_seq or header.length > MAX_COMMIT_BYTES:
+                continue
+            payload = segment.read(header.length, offset + FRAME_HEADER_BYTES)
+            with suppress(BadBytes):
+                verify_payload(seed, header, memoryview(payload))
+                segment.seed = seed
+                segment.previous = header.previous if header.first_seq == first_seq else b""
                 return segment
     segment.close()
     return None
 
 
-def _seed_before(data: bytes, checksum: int) -> int:
+def _seed_before(data: memoryview, checksum: int) -> int:
     """Return from which number the CRC-32 of `data` started, if it ended with `checksum`."""
     register = checksum ^ 0xFFFFFFFF
     for byte in reversed(data):

@@ -178,6 +178,7 @@ class SQLiteScan:
         except msgspec.DecodeError as error:
             yield self._problem("decode", rows, f"a commit of {len(rows)} events", str(error))
             return
+        self.payload = payload
         yield from self._check_columns(commit, rows)
         yield commit
 

@@ -26,6 +26,8 @@ from omniq.storage.framing import (
     SEGMENT_HEADER_BYTES,
     SEGMENT_MAGIC,
     BadBytes,
+    NotASegment,
+    unpack_segment_header,
 )
 from omniq.storage.history import History
 from omniq.storage.segments import Segment, segment_name
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from omniq.storage.snapshots import SnapshotFolder
     from omniq.tools.frames import Headless
 
-__all__ = ("FileScan", "Problem", "Scan", "Torn")
+__all__ = ("FileScan", "Problem", "Scan", "Torn", "base_of")
 
 JOURNAL_ID = slice(16, 32)  # in a segment's header
 
@@ -80,11 +82,20 @@ class Scan(Protocol):
     was dropped, and a snapshot is of a state behind it.
     """
 
-    seq: int
-    digest: bytes
     beginning: Head
-    payload: bytes | memoryview  # the encoded bytes of the commit that was yielded last
-    torn: Torn | None
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def payload(self) -> bytes | memoryview:
+        """The encoded bytes of the commit that was yielded last."""
+        ...
+
+    @property
+    def torn(self) -> Torn | None: ...
+
     # Those that verify, in order, and those that are whole but whose place in the journal does not
     # verify; known once the walk has begun.
     snapshots: list[Snapshot]
@@ -95,6 +106,14 @@ class Scan(Protocol):
     def place(self) -> tuple[str, int | None, int | None]:
         """Return the place, offset and length of the commit that was yielded last."""
         ...
+
+
+def base_of(scan: Scan) -> Snapshot | None:
+    """Return the snapshot with which a fold of a walk begins, None if history was not dropped."""
+    if not scan.beginning.seq:
+        return None
+    known = [*scan.snapshots, *scan.displaced]
+    return next(shot for shot in known if shot.bookmark.seq >= scan.beginning.seq)
 
 
 class FileScan:
@@ -138,12 +157,12 @@ class FileScan:
                 segment = Segment(self._disk, self.folder, first, writable=False)
             except FileNotFoundError:
                 raise self._dropped_meanwhile() from None
-            except OSError as error:
-                yield self._unreadable(first, "bytes that the disk can read", str(error))
-                continue
-            except (CorruptJournal, UnsupportedFormat) as error:
+            except (OSError, CorruptJournal, UnsupportedFormat) as error:
                 yield from self._walk_headless(first, error)
                 before = None
+                continue
+            except StorageError as error:  # an archive that does not give it back
+                yield self._unreadable(first, "a segment", str(error))
                 continue
             try:
                 yield from self._check_header(segment, before)
@@ -153,26 +172,29 @@ class FileScan:
             before = segment
 
     def _walk_headless(
-        self, first: int, error: CorruptJournal | UnsupportedFormat
+        self, first: int, error: OSError | CorruptJournal | UnsupportedFormat
     ) -> Iterator[Commit | Problem]:
         """Walk a segment whose header does not verify, if its frames do.
 
         All that a reader needs of the header is the number from which the checksums start, and
-        the first frame tells that, too.
+        any frame that verifies tells that, too.
         """
         expected, found = "a segment header", str(error)
         if isinstance(error, CorruptJournal):
             expected, found = error.expected, error.found
+        has_header = self._has_header(first)
         segment = None
-        if not (isinstance(error, UnsupportedFormat) and self._is_newer(first)):
+        if not has_header or isinstance(error, OSError):
             segment = find_headless(self._disk, self.folder / self._name, first)
         if segment is not None:
             try:
-                last = (self._following() or 1) - 1
-                yield Problem(
-                    "segment", self._name, 0, SEGMENT_HEADER_BYTES, first, last, expected, found
-                )
-                self._begins_behind(Head(first - 1, digest=segment.previous))
+                if not has_header:  # else the disk fails farther on, where it will be met again
+                    last = (self._following() or 1) - 1
+                    yield Problem(
+                        "segment", self._name, 0, SEGMENT_HEADER_BYTES, first, last, expected, found
+                    )
+                if segment.previous:
+                    self._begins_behind(Head(first - 1, digest=segment.previous))
                 yield from self._walk(segment)
             finally:
                 segment.close()
@@ -181,9 +203,15 @@ class FileScan:
         else:
             yield self._unreadable(first, expected, found)
 
-    def _is_newer(self, first: int) -> bool:
-        """Whether a segment whose format is not supported is one of ours, of a later version."""
-        return self._read_header(first).startswith(SEGMENT_MAGIC)
+    def _has_header(self, first: int) -> bool:
+        """Whether a segment has a header that is whole, be it of a later version."""
+        try:
+            unpack_segment_header(self._read_header(first))
+        except (BadBytes, OSError):
+            return False
+        except NotASegment:
+            return self._read_header(first).startswith(SEGMENT_MAGIC)
+        return True
 
     def _dropped_meanwhile(self) -> StorageError:
         return StorageError(
@@ -240,8 +268,10 @@ class FileScan:
         return self._firsts[behind] if behind < len(self._firsts) else None
 
     def _unreadable(self, first: int, expected: str, found: str) -> Problem:
-        size = self._size_of(first)
-        last = self._lose_until()
+        size = None
+        with suppress(OSError, StorageError):
+            size = self._size_of(first)
+        last = first - 1 if size == SEGMENT_HEADER_BYTES else self._lose_until()
         return Problem("segment", self._name, 0, size, first, last, expected, found)
 
     def _lose_until(self) -> int:

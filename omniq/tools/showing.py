@@ -22,28 +22,23 @@ if TYPE_CHECKING:
     from omniq.tools.comparing import Difference
     from omniq.tools.explaining import Explanation
     from omniq.tools.printing import ErrorView
-    from omniq.tools.recovering import RecoverReport
     from omniq.tools.reports import (
         HeadView,
         StateReport,
         Summary,
         TaskView,
-        VerifyReport,
         WorkerView,
     )
-    from omniq.tools.scanning import Problem
     from omniq.tools.story import AttemptView, Story
 
 __all__ = (
     "difference_lines",
+    "duration_of",
     "explanation_lines",
-    "problem_lines",
-    "recovery_lines",
     "show_head",
     "state_lines",
     "story_lines",
     "summary_lines",
-    "verdict_lines",
 )
 
 
@@ -60,7 +55,7 @@ def summary_lines(report: Summary) -> Iterator[str]:
     ]
     if report.torn_bytes:
         rows.append(("torn end", f"{show_bytes(report.torn_bytes)} (cut short, or being written)"))
-    rows.append(("read in", f"{_duration(report.read_seconds)}{rate}"))
+    rows.append(("read in", f"{duration_of(report.read_seconds)}{rate}"))
     yield from columns(rows)
     yield from _counts(report.tasks, report.queues, report.paused)
     yield from _workers(report.workers)
@@ -137,7 +132,7 @@ def _task_rows(task: TaskView, expired_at: str | None) -> Iterator[tuple[str, st
         yield "cancel", "requested"
     for name, seconds in (("timeout", task.timeout_seconds), ("interval", task.interval_seconds)):
         if seconds is not None:
-            yield name, _duration(seconds)
+            yield name, duration_of(seconds)
     if task.series_id is not None:
         yield "series", clean(task.series_id)
     yield "payload", _payload(task.payload)
@@ -151,7 +146,7 @@ def _attempt_lines(attempt: AttemptView) -> Iterator[str]:
     where = "" if attempt.host is None else f" ({clean(attempt.host)}, pid {attempt.pid})"
     yield (
         f"attempt {attempt.attempt}: started {_time(attempt.started_at)} by worker "
-        f"{clean(attempt.worker)}{where} after {_duration(attempt.waited_seconds)} of waiting"
+        f"{clean(attempt.worker)}{where} after {duration_of(attempt.waited_seconds)} of waiting"
     )
     if attempt.outcome is None or attempt.ran_seconds is None:
         yield "  it has not ended"
@@ -159,7 +154,7 @@ def _attempt_lines(attempt: AttemptView) -> Iterator[str]:
     outcome = attempt.outcome.removeprefix("task.")
     again = "" if attempt.retry_at is None else f", due again {_time(attempt.retry_at)}"
     why = "" if attempt.reason is None else f": {clean(attempt.reason)}"
-    ran = _duration(attempt.ran_seconds)
+    ran = duration_of(attempt.ran_seconds)
     yield f"  {outcome} {_time(attempt.ended_at)} after {ran}{again}{why}"
     if attempt.error is not None:
         yield f"  {clean(attempt.error.error_type)}: {clean(attempt.error.message)}"
@@ -169,49 +164,6 @@ def _attempt_lines(attempt: AttemptView) -> Iterator[str]:
 def _error_lines(error: ErrorView, margin: str) -> Iterator[str]:
     for line in clean_lines(error.traceback.rstrip()) if error.traceback else ():
         yield f"{margin}{line}"
-
-
-def problem_lines(problem: Problem) -> Iterator[str]:
-    """Show one problem: its place and extent, then what was compared."""
-    where = problem.place
-    if problem.offset is not None:
-        where += f", offset {problem.offset}"
-        where += f", {show_bytes(problem.bytes)}" if problem.bytes else ""
-    yield f"{problem.kind}: {clean(where)}, {_extent(problem.first_seq, problem.last_seq)}"
-    yield f"  expected {clean(problem.expected)}"
-    yield f"  found    {clean(problem.found)}"
-
-
-def _extent(first: int, last: int) -> str:
-    if last == first:
-        return f"sequence number {first}"
-    if last < first:
-        return f"from sequence number {first}"
-    return f"sequence numbers {first} to {last} ({last - first + 1:,} events)"
-
-
-def verdict_lines(report: VerifyReport) -> Iterator[str]:
-    """Show what verifying came to, after the problems."""
-    rate = f", {report.events / report.read_seconds:,.0f} events/s" if report.read_seconds else ""
-    if report.torn is not None:
-        torn = report.torn
-        yield (
-            f"note: {show_bytes(torn.bytes)} behind the end ({clean(torn.place)}, offset "
-            f"{torn.offset}) are no whole commit: a write that was cut short, which the next "
-            "writer removes, or one that is under way"
-        )
-    if report.unchecked_events:
-        yield (
-            f"note: {report.unchecked_events:,} events are about tasks that the damage leaves "
-            "unknown, so whether they may follow could not be checked"
-        )
-    count = len(report.problems)
-    verdict = f"{count:,} problem{'' if count == 1 else 's'}" if count else "no problems"
-    yield (
-        f"{clean(report.journal)}: {verdict}; {report.events:,} events in {report.commits:,} "
-        f"commits verified in {_duration(report.read_seconds)}{rate}"
-    )
-    yield f"head {show_head(report.head)}"
 
 
 def _dropped(count: int) -> str:
@@ -274,29 +226,6 @@ def explanation_lines(report: Explanation) -> Iterator[str]:
         yield f"- {clean(reason.text)}"
 
 
-def recovery_lines(report: RecoverReport) -> Iterator[str]:
-    """Show what was recovered, and what was lost."""
-    for problem in report.lost:
-        yield from problem_lines(problem)
-    for event in report.left_out:
-        yield (
-            f"left out: sequence number {event.seq}, {event.kind} of task {clean(event.task)}, "
-            f"which cannot follow the state {event.state}"
-        )
-    if (more := report.left_out_events - len(report.left_out)) > 0:
-        yield f"and {more:,} more events were left out"
-    for task_id in report.given_back:
-        yield f"given back: task {clean(task_id)}, whose worker is lost with its events"
-    if report.until is not None:
-        yield f"up to sequence number {report.until}, as asked for"
-    verdict = "something was lost" if report.lost or report.left_out_events else "nothing was lost"
-    yield (
-        f"{clean(report.target)}: {report.events:,} events in {report.commits:,} commits from "
-        f"{clean(report.journal)}; {verdict}"
-    )
-    yield f"head {show_head(report.head)}"
-
-
 def _counts(
     tasks: dict[str, int], queues: dict[str, dict[str, int]], paused: list[str]
 ) -> Iterator[str]:
@@ -346,5 +275,6 @@ def _time(text: str | None) -> str:
     return "-" if text is None else f"{text.replace('T', ' ').removesuffix('Z')}"
 
 
-def _duration(seconds: float) -> str:
+def duration_of(seconds: float) -> str:
+    """Return seconds as a duration for people."""
     return show_duration(round(seconds * SECOND))

@@ -13,7 +13,7 @@ from omniq.errors import IllegalEvent
 from omniq.storage.base import GENESIS
 from omniq.tools.printing import iso
 from omniq.tools.reading import whole
-from omniq.tools.scanning import Problem
+from omniq.tools.scanning import Problem, base_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +65,7 @@ class Verification:
                 yield found
                 continue
             if not self.commits:
-                self._begin(found)
+                self._begin()
             self.commits += 1
             self.events += len(found.events)
             if found.at < before:
@@ -82,10 +82,11 @@ class Verification:
         if self._head is not None and not self._has_head:
             yield self._head.missing(scan)
 
-    def _begin(self, first: Commit) -> None:
+    def _begin(self) -> None:
         """Begin with a snapshot where history was dropped."""
-        if first.first_seq > 1 and self.scan.snapshots:
-            self._state = whole(self.scan.snapshots[0])
+        base = base_of(self.scan)
+        if base is not None:
+            self._state = whole(base)
 
     def _apply(self, commit: Commit) -> IllegalEvent | None:
         """Fold a commit, up to an event that cannot follow."""

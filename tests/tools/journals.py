@@ -1,10 +1,14 @@
-"""Small deterministic journals, the same in every backend."""
+"""Small deterministic journals, the same in every backend, and what is in a journal."""
 
 import asyncio
+from typing import NamedTuple
 
 from omniq.config import open_storage
 from omniq.core import events as ev
+from omniq.core.projection import Projection
 from omniq.core.retry import RetryRule
+from omniq.core.snapshot import Capture
+from omniq.storage.base import Head
 from omniq.storage.file import FileStorage
 
 START = 1_780_000_000_000_000  # 2026-05-28 20:26:40 UTC
@@ -57,3 +61,66 @@ async def write(location, story, **options):
 def rewrite(location, story, **options):
     """Write a journal from a test that is not async."""
     return asyncio.run(write(location, story, **options))
+
+
+class Content(NamedTuple):
+    """All that can be read of a journal, and where it ends."""
+
+    beginning: Head
+    commits: list[ev.Commit]
+    head: Head
+
+    def events(self):
+        """Return every event with its time and actor."""
+        return [
+            (commit.at, commit.actor, event) for commit in self.commits for event in commit.events
+        ]
+
+    def state(self):
+        """Return the fold of a journal whose history is whole."""
+        state = Projection()
+        for commit in self.commits:
+            state.apply(commit)
+        return state.state()
+
+
+async def content_of(location):
+    """Read a journal as its storage does."""
+    storage = open_storage(location, read_only=True)
+    await storage.open()
+    try:
+        beginning = await storage.beginning()
+        commits, seq = [], beginning.seq
+        while batch := await storage.read(seq):
+            commits.extend(batch)
+            seq = batch[-1].last_seq
+        return Content(beginning, commits, await storage.head())
+    finally:
+        await storage.close()
+
+
+def read(location):
+    """Read a journal from a test that is not async."""
+    return asyncio.run(content_of(location))
+
+
+async def drop(location, until, snapshots):
+    """Take snapshots behind two sequence numbers, and drop what is before another one."""
+    storage = open_storage(location)
+    await storage.open()
+    try:
+        state = Projection()
+        while commits := await storage.read(state.seq, limit=1):
+            for commit in commits:
+                state.apply(commit)
+            if state.seq in snapshots:
+                capture = Capture(state)
+                await storage.save_snapshot(await storage.bookmark(state.seq), _parts(capture))
+        return await storage.drop_history(before=1 << 62, until=until)
+    finally:
+        await storage.close()
+
+
+async def _parts(capture):
+    for part in capture.parts():
+        yield part

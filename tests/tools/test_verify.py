@@ -9,7 +9,7 @@ import pytest
 
 from omniq.core import events as ev
 from omniq.core.events import Commit
-from omniq.storage.base import GENESIS
+from omniq.storage.base import GENESIS, Head
 from omniq.storage.disk import Disk
 from omniq.storage.encoding import chain, encode_commit
 from omniq.storage.framing import SEGMENT_HEADER_BYTES, pack_frame
@@ -106,7 +106,8 @@ class Listed:
 
     def __init__(self, *found):
         self.found = found
-        self.seq, self.digest, self.torn, self.snapshots = 0, GENESIS, None, []
+        self.seq, self.digest, self.torn = 0, GENESIS, None
+        self.beginning, self.snapshots, self.displaced = Head(), [], []
 
     def __iter__(self):
         return iter(self.found)
