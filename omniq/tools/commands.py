@@ -34,7 +34,7 @@ from omniq.tools.verifying import Verification
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from omniq.core.events import Commit, Event
     from omniq.tools.points import Point
@@ -121,24 +121,23 @@ def _check_point(point: Point, journal: Journal, option: str) -> None:
         raise ConfigError(f"{option} {point.seq}: the journal ends at {journal.head.seq}")
 
 
-async def _diff(options: argparse.Namespace, output: Output) -> int:
-    other = options.other or options.journal
-    async with opened(options.journal) as a, opened(other) as b:
-        _check_point(options.at, a, "--at")
-        _check_point(options.to, b, "--to")
-        report = await compare(a, b, options.at, options.to, options.limit)
+def _diff(options: argparse.Namespace, output: Output) -> int:
+    a = find_source(options.journal)
+    b = a if options.other is None else find_source(options.other)
+    report = compare(a, b, options.at, options.to, options.limit)
     output.show(report, difference_lines)
     return OK if report.same else PROBLEMS
 
 
 async def _explain(options: argparse.Namespace, output: Output) -> int:
     async with opened(options.journal) as journal:
-        report = await explain(journal, options.id, SystemClock().now_us())
+        _check_point(options.at, journal, "--at")
+        report = await explain(journal, options.id, options.at, SystemClock().now_us())
     output.show(report, explanation_lines)
     return OK
 
 
-async def _verify(options: argparse.Namespace, output: Output) -> int:
+def _verify(options: argparse.Namespace, output: Output) -> int:
     began = time.monotonic()
     source = find_source(options.journal)
     scan = source.make_scan()
@@ -167,7 +166,7 @@ async def _verify(options: argparse.Namespace, output: Output) -> int:
     return PROBLEMS if problems else OK
 
 
-async def _recover(options: argparse.Namespace, output: Output) -> int:
+def _recover(options: argparse.Namespace, output: Output) -> int:
     began = time.monotonic()
     source = find_source(options.journal)
     if options.archive is not None:
@@ -176,7 +175,7 @@ async def _recover(options: argparse.Namespace, output: Output) -> int:
     try:
         with new_journal(options.target, apart_from=source.path) as target:
             recovery = Recovery(source.make_scan, target, options.until)
-            await recovery.run(progress.at)
+            recovery.run(progress.at)
             _check_until(options.until, recovery)
     finally:
         progress.done()
@@ -191,17 +190,25 @@ def _check_until(point: Point, recovery: Recovery) -> None:
         raise ConfigError(f"--until {point.seq}: the journal ends at {recovery.scan.seq}")
 
 
-async def _export(options: argparse.Namespace, output: Output) -> int:
-    async with opened(options.journal) as journal:
+def _export(options: argparse.Namespace, output: Output) -> int:
+    source = find_source(options.journal)
+    progress = Progress()
+    try:
         with output.to_file(options.output):
-            async for event in export(journal):
+            for event in export(source):
                 output.json(event)
+                progress.at(event.seq)
                 if output.is_closed:
                     break
+    finally:
+        progress.done()
     return OK
 
 
-COMMANDS = {
+type _Command = Callable[[argparse.Namespace, Output], int | Coroutine[None, None, int]]
+
+# Those that walk over a journal themselves are no coroutines: Ctrl-C would wait for their end.
+COMMANDS: dict[str, _Command] = {
     "summary": _summary,
     "events": _events,
     "task": _task,

@@ -18,9 +18,9 @@ import msgspec
 
 from omniq.core.events import ErrorRecord, kind_of
 from omniq.core.retry import RetryRule
-from omniq.errors import ConfigError
-from omniq.host import open_private
+from omniq.host import open_private, sync_file
 from omniq.models import to_datetime
+from omniq.tools.naming import check_free, give_name, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -37,7 +37,7 @@ __all__ = (
     "columns",
     "event_lines",
     "iso",
-    "open_new",
+    "new_file",
     "show_bytes",
     "show_duration",
     "show_time",
@@ -125,12 +125,12 @@ class Output:
 
     @contextmanager
     def to_file(self, path: str | None) -> Generator[None]:
-        """Print to a new file inside the block, if one is named."""
+        """Print to a new file inside the block, if one is named; it appears when it is whole."""
         if path is None:
             yield
             return
         before = self.stream
-        with open_new(path) as file:
+        with new_file(Path(path)) as file:
             self.stream = file
             try:
                 yield
@@ -277,13 +277,20 @@ def _view(name: str, value: object, codec: Codec) -> object:
     return value
 
 
-def open_new(path: str) -> TextIO:
-    """Open a file that is not there yet, for its owner alone."""
+@contextmanager
+def new_file(path: Path) -> Generator[TextIO]:
+    """Open a file that has its name, for its owner alone, once the block has ended well."""
+    check_free(path)
+    hidden = temporary_name(path, "tmp")
     try:
-        descriptor = open_private(Path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    except FileExistsError:
-        raise ConfigError(f"{path} is there already, and stays. Next: name a new file") from None
-    return os.fdopen(descriptor, "w", encoding="ascii", newline="\n")
+        descriptor = open_private(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(descriptor, "w", encoding="ascii", newline="\n") as file:
+            yield file
+            file.flush()
+            sync_file(descriptor)
+        give_name(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
 
 
 def event_lines(view: EventView) -> list[str]:

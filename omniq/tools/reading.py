@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from omniq.core.events import Commit
     from omniq.storage.base import BaseStorage, Head, Snapshot
+    from omniq.tools.points import Point
 
 __all__ = (
     "Journal",
@@ -39,6 +40,7 @@ __all__ = (
     "find_storage",
     "first_state",
     "fold_until",
+    "is_behind",
     "opened",
     "printable",
     "whole",
@@ -222,16 +224,28 @@ async def first_state(
     if not journal.beginning.seq:
         return Projection()
     before: int | None = None
-    while (snapshot := await journal.storage.load_snapshot(before)) is not None:
+    while (snapshot := await _snapshot_before(journal, before)) is not None:
         before, mark = snapshot.bookmark.seq, snapshot.bookmark
         if (seq is None or mark.seq <= seq) and (at is None or mark.at <= at):
             return whole(snapshot)
-        if mark.seq <= journal.beginning.seq:
-            break
     raise ConfigError(
         f"the events up to {journal.beginning.seq} were dropped, and no snapshot is of a state so "
         f"early. Next: ask for {before} or later, or read the archive"
     )
+
+
+async def _snapshot_before(journal: Journal, before: int | None) -> Snapshot | None:
+    try:
+        return await journal.storage.load_snapshot(before)
+    except CorruptJournal:
+        if before is None:  # there is none at all, and nothing to begin with
+            raise
+        return None
+
+
+def is_behind(seq: int, at: int, until: Point) -> bool:
+    """Whether an event with this number and time is behind a point."""
+    return (until.seq is not None and seq > until.seq) or (until.at is not None and at > until.at)
 
 
 def whole(snapshot: Snapshot) -> Projection:

@@ -128,7 +128,7 @@ class Recovery:
         is_same = self.shared == self.source == self._target.head
         return is_same and not self.lost and not self.left_out
 
-    async def run(self, on_progress: Callable[[int], None]) -> None:
+    def run(self, on_progress: Callable[[int], None]) -> None:
         """Write everything that can be kept."""
         has_begun = False
         for found in self.scan:
@@ -140,11 +140,11 @@ class Recovery:
                 break
             if not has_begun:
                 has_begun = True
-                await self._begin()
-            await self._take(found)
+                self._begin()
+            self._take(found)
             on_progress(found.last_seq)
         if not has_begun:
-            await self._begin()
+            self._begin()
         self._lose_the_end()
         self._declare_lost()
 
@@ -186,7 +186,7 @@ class Recovery:
 
     # Where it begins and ends.
 
-    async def _begin(self) -> None:
+    def _begin(self) -> None:
         """Begin where the source does: with nothing, or with a snapshot if history was dropped."""
         beginning, self._base = self.scan.beginning, base_of(self.scan)
         if self._base is None:
@@ -207,11 +207,11 @@ class Recovery:
             self._lose(mark.seq)
             self.source = self.shared = Head(mark.seq, mark.at, mark.digest)
             self._target.begin(self.source)
-        await self._keep_snapshot()
+        self._keep_snapshot()
 
-    async def _keep_snapshot(self) -> None:
+    def _keep_snapshot(self) -> None:
         if self._base is not None and self._target.head.seq == self._base.bookmark.seq:
-            await self._target.keep(self._base)
+            self._target.keep(self._base)
 
     def _is_behind_the_point(self, commit: Commit) -> bool:
         seq, at = self._until
@@ -234,7 +234,7 @@ class Recovery:
 
     # Commits.
 
-    async def _take(self, commit: Commit) -> None:
+    def _take(self, commit: Commit) -> None:
         """Write what can be kept of a commit."""
         if commit.first_seq < self._next:
             return  # it comes again, or is before the snapshot with which the target begins
@@ -250,7 +250,7 @@ class Recovery:
         if events:
             at = max(commit.at, head.at)
             self._write(Commit(head.seq + 1, at, commit.actor, events), encoded)
-            await self._keep_snapshot()
+            self._keep_snapshot()
 
     def _write(self, commit: Commit, encoded: list[bytes]) -> None:
         self._target.write(commit, encoded)

@@ -67,6 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_limit(diff)
     explain = add("explain", "why a task is not running, or where else it stands and why")
     explain.add_argument("id", metavar="ID", help="the task's id")
+    explain.add_argument(
+        "--at", type=point, default=END, metavar="SEQ|TIME", help="after this event or time (now)"
+    )
     verify = add("verify", "check everything: checksums, the chain, gaps, times, what may follow")
     verify.add_argument(
         "--head", type=wanted_head, metavar="HEAD", help="a head that must be in the journal"
@@ -112,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else USAGE
     output = Output(as_json=options.json)
     try:
-        return asyncio.run(COMMANDS[options.command](options, output))
+        outcome = COMMANDS[options.command](options, output)
+        return outcome if isinstance(outcome, int) else asyncio.run(outcome)
     except KeyboardInterrupt:
         return INTERRUPTED
     except (OmniqError, OSError) as error:

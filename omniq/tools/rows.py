@@ -62,7 +62,6 @@ class SQLiteScan:
             self._check_format(connection)
             yield from self._read_snapshots(connection)
             yield from self._walk(connection)
-            yield from self._check_database(connection)
         finally:
             connection.close()
         if is_immutable and _log_of(self.path).exists():
@@ -212,12 +211,15 @@ class SQLiteScan:
                 says = str((at, actor, kind, *columns))
                 yield self._problem("column", [row], says, str((row[1], row[2], *row[5:])))
 
-    def _check_database(self, connection: sqlite3.Connection) -> Iterator[Problem]:
+    def surroundings(self) -> Iterator[Problem]:
         """Let SQLite check its pages and indexes; it knows nothing of events."""
+        connection, _ = _connect(self.path)
         try:
             found = [str(line) for (line,) in connection.execute("PRAGMA integrity_check")]
         except sqlite3.DatabaseError as error:
             found = [str(error)]
+        finally:
+            connection.close()
         for line in found:
             if line != "ok":
                 expected = "a database that SQLite finds in order"

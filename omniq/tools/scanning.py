@@ -107,6 +107,10 @@ class Scan(Protocol):
         """Return the place, offset and length of the commit that was yielded last."""
         ...
 
+    def surroundings(self) -> Iterator[Problem]:
+        """Check what the commits are embedded in, which a reader of them need not care about."""
+        ...
+
 
 def base_of(scan: Scan) -> Snapshot | None:
     """Return the snapshot with which a fold of a walk begins, None if history was not dropped."""
@@ -217,6 +221,9 @@ class FileScan:
         return StorageError(
             f"history of {self.folder} was dropped while it was read. Next: run the command again"
         )
+
+    def surroundings(self) -> Iterator[Problem]:
+        return iter(())
 
     def _read_snapshots(self) -> Iterator[Problem]:
         history = History(self._disk, self.folder, self._folder)

@@ -19,7 +19,7 @@ from omniq.tools.printing import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from omniq.tools.comparing import Difference
+    from omniq.tools.comparing import Difference, TaskDifference
     from omniq.tools.explaining import Explanation
     from omniq.tools.printing import ErrorView
     from omniq.tools.reports import (
@@ -177,41 +177,52 @@ def show_head(head: HeadView) -> str:
 
 def difference_lines(report: Difference) -> Iterator[str]:
     """Show how two journals differ."""
-    a, b = report.a, report.b
-    rows = [
-        (name, clean(side.journal), f"sequence number {side.seq}", f"{side.tasks:,} tasks")
-        for name, side in (("A", a), ("B", b))
-    ]
-    yield from columns(rows)
-    if report.same:
-        yield "the same events, and the same tasks"
-        return
-    if report.parted_at is None:
-        yield "the same events"
-    elif report.kind_a is None or report.kind_b is None:
-        more, seq = ("B", b.seq) if report.kind_a is None else ("A", a.seq)
-        count = seq - report.parted_at + 1
-        yield f"{more} goes on where the other ends: {count:,} events from {report.parted_at} on"
-    else:
-        yield (
-            f"their events part at sequence number {report.parted_at}: "
-            f"{report.kind_a} in A, {report.kind_b} in B"
+    yield from columns([
+        (
+            name,
+            clean(side.journal),
+            f"until sequence number {side.seq}",
+            _time(side.at),
+            f"{side.tasks:,} tasks",
         )
+        for name, side in (("A", report.a), ("B", report.b))
+    ])  # fmt: skip
+    yield _difference_line(report)
+    if report.common is not None:
+        yield f"in common up to {show_head(report.common)}"
+    for name, event in (("A", report.event_a), ("B", report.event_b)):
+        if event is not None:
+            yield from (f"{name}{line}" for line in event_lines(event))
     if report.differing:
         yield ""
-        head = ("task", "name", "A", "B")
-        tasks = [
-            (
-                clean(task.id),
-                clean(task.name),
-                _standing(task.a, task.attempt_a),
-                _standing(task.b, task.attempt_b),
-            )
-            for task in report.listed
-        ]
-        yield from columns([head, *tasks])
-        if (more_tasks := report.differing - len(report.listed)) > 0:
-            yield f"and {more_tasks:,} more tasks differ"
+        yield f"tasks that differ ({len(report.listed)} of {report.differing:,})"
+        yield from columns([("id", "A", "B", "in", "name"), *map(_task_cells, report.listed)])
+
+
+def _difference_line(report: Difference) -> str:
+    match report.difference:
+        case None:
+            return "no difference"
+        case "end":
+            name, side = ("A", report.a) if report.event_b is None else ("B", report.b)
+            count = side.seq - (report.parted_at or 0) + 1
+            return f"{name} goes on where the other ends, with {count:,} events"
+        case "event":
+            return f"another event stands at sequence number {report.parted_at}"
+        case "commits":
+            return "the events are the same, and were committed in other groups"
+        case "beginning":
+            return "they differ before their common history begins"
+
+
+def _task_cells(task: TaskDifference) -> tuple[str, ...]:
+    return (
+        clean(task.id),
+        _standing(task.status_a, task.attempt_a),
+        _standing(task.status_b, task.attempt_b),
+        ", ".join(task.fields) or "-",
+        clean(task.name),
+    )
 
 
 def _standing(status: TaskStatus | None, attempt: int | None) -> str:
@@ -223,7 +234,7 @@ def explanation_lines(report: Explanation) -> Iterator[str]:
     status = "no longer kept" if report.status is None else report.status.value
     yield f"task {clean(report.task)} ({clean(report.name)}, queue {clean(report.queue)}): {status}"
     for reason in report.reasons:
-        yield f"- {clean(reason.text)}"
+        yield clean(reason.text)
 
 
 def _counts(

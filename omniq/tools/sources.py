@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from omniq.errors import ConfigError
+from omniq.errors import ConfigError, CorruptJournal
 from omniq.storage.archive import ArchiveDisk
 from omniq.storage.base import Head, other_journal
 from omniq.storage.file import FileStorage
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from omniq.storage.base import Snapshot
     from omniq.tools.scanning import Scan, Torn
 
-__all__ = ("ChainedScan", "Source", "behind_archive", "find_source")
+__all__ = ("ChainedScan", "Source", "behind_archive", "find_source", "undamaged")
+
+
+_HARMLESS = frozenset({"column", "snapshot"})  # the commits are as they were all the same
 
 
 class Source(NamedTuple):
@@ -57,6 +60,22 @@ def behind_archive(url: str, source: Source) -> Source:
     return source._replace(make_scan=make_scan)
 
 
+def undamaged(scan: Scan, location: str) -> Iterator[Commit]:
+    """Yield the commits of a walk; raises `CorruptJournal` at the first that is not as it was."""
+    for found in scan:
+        if not isinstance(found, Problem):
+            yield found
+        elif found.kind not in _HARMLESS:
+            raise CorruptJournal(
+                location,
+                segment=found.place,
+                offset=found.offset or 0,
+                sequence=found.first_seq,
+                expected=found.expected,
+                found=found.found,
+            )
+
+
 class ChainedScan:
     """A walk over an archive, and then over what a journal has beyond it."""
 
@@ -83,6 +102,10 @@ class ChainedScan:
     @property
     def torn(self) -> Torn | None:
         return self._journal.torn
+
+    def surroundings(self) -> Iterator[Problem]:
+        """Check nothing else: only `verify` asks, and not for two journals at once."""
+        return iter(())
 
     def place(self) -> tuple[str, int | None, int | None]:
         """Return the place of the commit that was yielded last."""

@@ -7,7 +7,7 @@ a process that is killed leaves nothing that could be taken for a whole journal.
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import os
 import shutil
 import sqlite3
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from omniq.config import open_storage
 from omniq.errors import ConfigError, StorageError
-from omniq.host import open_private, random_bytes, sync_directory, sync_file
+from omniq.host import open_private, random_bytes, sync_file
 from omniq.storage.base import Bookmark, Head
 from omniq.storage.disk import Disk
 from omniq.storage.encoding import chain, joined
@@ -33,6 +33,7 @@ from omniq.storage.segments import SEGMENT_BYTES, segment_name
 from omniq.storage.snapshot_rows import END, SnapshotTable
 from omniq.storage.snapshots import SnapshotFolder, pieces_of
 from omniq.storage.sqlite import SQLiteStorage
+from omniq.tools.naming import check_free, give_name, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
@@ -60,7 +61,7 @@ class Target(Protocol):
         """Append a commit, whose events are given as they are encoded."""
         ...
 
-    async def keep(self, snapshot: Snapshot) -> None:
+    def keep(self, snapshot: Snapshot) -> None:
         """Keep a snapshot of the place where the target stands."""
         ...
 
@@ -149,10 +150,10 @@ class FileTarget:
             self._disk.sync(self._descriptor)
             self.close()
 
-    async def keep(self, snapshot: Snapshot) -> None:
+    def keep(self, snapshot: Snapshot) -> None:
         head = self.head
         mark = Bookmark(head.seq, head.at, head.digest, self._place)
-        data = b"".join([piece async for piece in pieces_of(self._id, mark, _parts(snapshot))])
+        data = b"".join(_pieces(self._id, mark, snapshot))
         descriptor = self._create(SnapshotFolder(self._disk, self._path).file(head.seq).name)
         try:
             self._disk.write_all(descriptor, data, 0)
@@ -201,12 +202,11 @@ class SQLiteTarget:
         )
         self.head = Head(commit.last_seq, commit.at, written.digest)
 
-    async def keep(self, snapshot: Snapshot) -> None:
+    def keep(self, snapshot: Snapshot) -> None:
         head, connection = self.head, self._connection
         mark = Bookmark(head.seq, head.at, head.digest)
         (journal_id,) = connection.execute("SELECT id FROM journal").fetchone()
-        parts = _parts(snapshot)
-        pieces = [piece async for piece in pieces_of(str(journal_id).encode(), mark, parts)]
+        pieces = _pieces(str(journal_id).encode(), mark, snapshot)
         rows = [*enumerate(pieces[:-1]), (END, pieces[-1])]
         SnapshotTable(self._path, self._table).write(connection, head.seq, rows)
 
@@ -227,9 +227,17 @@ class SQLiteTarget:
         self._connection.close()
 
 
-async def _parts(snapshot: Snapshot) -> AsyncIterator[bytes]:
-    for part in snapshot.parts:
-        yield part
+def _pieces(journal_id: bytes, mark: Bookmark, snapshot: Snapshot) -> list[bytes]:
+    """Return the bytes of a snapshot as another journal has it."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        for part in snapshot.parts:
+            yield part
+
+    async def collect() -> list[bytes]:
+        return [piece async for piece in pieces_of(journal_id, mark, parts())]
+
+    return asyncio.run(collect())
 
 
 @contextmanager
@@ -246,8 +254,8 @@ def new_journal(location: str, *, apart_from: Path) -> Generator[Target]:
     path = wanted.path
     if path.parent.resolve().is_relative_to(apart_from.resolve()):
         raise ConfigError(f"{location} is inside of {apart_from}. Next: name a place outside of it")
-    _check_free(path, is_folder=isinstance(wanted, FileStorage))
-    hidden = path.with_name(f"{path.name}.{random_bytes(4).hex()}.recovering")
+    _check_place(path, is_folder=isinstance(wanted, FileStorage))
+    hidden = temporary_name(path, "recovering")
     try:
         target = FileTarget(hidden) if isinstance(wanted, FileStorage) else SQLiteTarget(hidden)
         try:
@@ -255,7 +263,7 @@ def new_journal(location: str, *, apart_from: Path) -> Generator[Target]:
             target.finish()
         finally:
             target.close()
-        _give_name(hidden, path)
+        give_name(hidden, path)
     except (OSError, sqlite3.Error) as error:
         raise StorageError(
             f"cannot make the journal {path}: {error}. Nothing is left of what was begun"
@@ -264,34 +272,11 @@ def new_journal(location: str, *, apart_from: Path) -> Generator[Target]:
         _remove(hidden)  # if it still has that name
 
 
-def _check_free(path: Path, *, is_folder: bool) -> None:
+def _check_place(path: Path, *, is_folder: bool) -> None:
     if is_folder and path.is_dir() and not any(path.iterdir()):
         return
-    beside = (
-        [] if is_folder else [path.with_name(f"{path.name}{end}") for end in _BESIDE_A_DATABASE]
-    )
-    for there in (path, *beside):
-        if there.exists() or there.is_symlink():
-            raise ConfigError(
-                f"{there} is there already, and stays. Next: name a new place, or move it away"
-            )
-
-
-def _give_name(hidden: Path, path: Path) -> None:
-    """Let the finished journal be seen, unless somebody has begun one there meanwhile."""
-    if hidden.is_dir():
-        hidden.rename(path)  # fails unless nothing or an empty folder is there
-    else:
-        try:
-            os.link(hidden, path)  # which never replaces anything
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                raise
-            _check_free(path, is_folder=False)  # the best that a disk without links allows
-            hidden.rename(path)
-        else:
-            hidden.unlink()
-    sync_directory(path.parent)
+    for end in ("",) if is_folder else ("", *_BESIDE_A_DATABASE):
+        check_free(path.with_name(f"{path.name}{end}"))
 
 
 def _remove(hidden: Path) -> None:

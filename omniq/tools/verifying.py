@@ -34,13 +34,35 @@ class WantedHead(NamedTuple):
         """Whether a commit that ends like this is the noted one."""
         return digest == self.digest and self.seq in (None, seq)
 
-    def missing(self, scan: Scan) -> Problem:
+
+class _Looking:
+    """Looks for a noted end among those of the commits."""
+
+    def __init__(self, wanted: WantedHead) -> None:
+        self._wanted = wanted
+        self._other = b""  # what the commit with that number has for a digest
+        self.is_found = wanted.is_at(0, GENESIS)
+
+    def look(self, seq: int, digest: bytes) -> None:
+        if self._wanted.is_at(seq, digest):
+            self.is_found = True
+        elif seq == self._wanted.seq:
+            self._other = digest
+
+    def problem(self, scan: Scan) -> Problem:
         """Return the problem that the noted end is nowhere in a journal."""
-        where = "somewhere" if self.seq is None else f"at sequence number {self.seq}"
-        expected = f"a commit that ends {where} with digest {self.digest.hex()}"
-        found = f"none up to the end, {scan.seq}:{scan.digest.hex()}"
-        first = 1 if self.seq is None else self.seq
-        return Problem("head", scan.place()[0], None, None, first, first, expected, found)
+        seq, digest = self._wanted.seq, self._wanted.digest.hex()
+        where = "" if seq is None else f" at sequence number {seq}"
+        end = f"the journal's end is {scan.seq}:{scan.digest.hex()}"
+        if self._other:
+            found = f"one with digest {self._other.hex()}"
+        elif seq is None or seq < scan.seq:
+            found = f"none; {end}"
+        else:
+            found = f"none so far behind; {end}"
+        expected = f"a commit that ends{where} with digest {digest}"
+        first, last = (1, 0) if seq is None else (seq, seq)
+        return Problem("head", scan.place()[0], None, None, first, last, expected, found)
 
 
 class Verification:
@@ -48,12 +70,11 @@ class Verification:
 
     def __init__(self, scan: Scan, head: WantedHead | None = None) -> None:
         self.scan = scan
-        self._head = head
+        self._looking = None if head is None else _Looking(head)
         self.events = 0
         self.commits = 0
         self.unchecked = 0
         self._state = Projection()
-        self._has_head = head is None or head.is_at(0, GENESIS)
         self._is_whole = True  # whether everything from the beginning up to here was seen
         self._doubted: set[str] = set()  # tasks that were in an event that could not follow
 
@@ -76,17 +97,20 @@ class Verification:
                 yield from self._fold_slowly(found, error)
             if scan.snapshots:
                 yield from self._compare_snapshot(found)
-            if self._head is not None and self._head.is_at(scan.seq, scan.digest):
-                self._has_head = True
+            if self._looking is not None:
+                self._looking.look(scan.seq, scan.digest)
             on_progress(found.last_seq)
-        if self._head is not None and not self._has_head:
-            yield self._head.missing(scan)
+        yield from scan.surroundings()
+        if self._looking is not None and not self._looking.is_found:
+            yield self._looking.problem(scan)
 
     def _begin(self) -> None:
         """Begin with a snapshot where history was dropped."""
-        base = base_of(self.scan)
+        base, beginning = base_of(self.scan), self.scan.beginning
         if base is not None:
             self._state = whole(base)
+        if self._looking is not None:
+            self._looking.look(beginning.seq, beginning.digest)
 
     def _apply(self, commit: Commit) -> IllegalEvent | None:
         """Fold a commit, up to an event that cannot follow."""

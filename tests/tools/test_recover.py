@@ -246,7 +246,7 @@ class Kept:
         self.head = Head(commit.last_seq, commit.at, digest)
         self.commits.append(commit)
 
-    async def keep(self, snapshot):
+    def keep(self, snapshot):
         raise AssertionError("there is none")
 
 
@@ -254,7 +254,7 @@ def recovered(make_scan, end=LENGTH):
     """Recover to memory; return the report and what was kept of the events up to `end`."""
     target = Kept()
     recovery = Recovery(make_scan, target)
-    asyncio.run(recovery.run(lambda _: None))
+    recovery.run(lambda _: None)
     check_exactness(recovery, target, end)
     return recovery, target
 
@@ -349,7 +349,7 @@ def test_journal_cut_anywhere_keeps_every_whole_commit(folder):
         segment.write_bytes(whole[:size])
         target = Kept()
         recovery = Recovery(lambda: FileScan(folder), target)
-        asyncio.run(recovery.run(lambda _: None))
+        recovery.run(lambda _: None)
         assert target.commits == [commit for at, n, commit in places if at + n <= size]
         assert recovery.is_whole
 

@@ -12,7 +12,7 @@ import pytest
 
 from omniq.errors import StorageError
 from omniq.storage.base import Head
-from omniq.tools import targets
+from omniq.tools import naming, targets
 from omniq.tools.targets import FileTarget, new_journal
 from tests.storage.language import Died, FaultyDisk, MortalDisk
 from tests.tools.journals import NAMES, STORY, content_of, read, rewrite
@@ -130,7 +130,7 @@ def test_disk_without_links_is_no_obstacle(journal, tmp_path, run, monkeypatch):
 
 def test_name_is_made_durable_after_it_was_given(journal, target, run, monkeypatch):
     synced = []
-    monkeypatch.setattr(targets, "sync_directory", lambda path: synced.append([*path.iterdir()]))
+    monkeypatch.setattr(naming, "sync_directory", lambda path: synced.append([*path.iterdir()]))
     assert run("recover", journal, target).status == 0
     assert [target in names for names in synced] == [True]
     assert [path for path in synced[0] if path.name.endswith(".recovering")] == []
@@ -234,7 +234,7 @@ replay.main(["recover", journal, target])
 """
 
 
-@pytest.mark.parametrize("place", ["finish", "_give_name"])
+@pytest.mark.parametrize("place", ["finish", "give_name"])
 def test_killed_recovery_leaves_no_journal_of_that_name_and_can_be_repeated(
     journal, target, place, tmp_path, run
 ):

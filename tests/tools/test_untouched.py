@@ -13,7 +13,7 @@ from omniq.config import open_storage
 from omniq.core import events as ev
 from omniq.tools import reading, replay
 from omniq.tools.rows import SQLiteScan
-from tests.tools.journals import CLIENT, LENGTH, START, STORY, A, rewrite
+from tests.tools.journals import CLIENT, LENGTH, START, STORY, A, C, rewrite
 
 COMMANDS = [
     ["summary"],
@@ -22,6 +22,9 @@ COMMANDS = [
     ["task", A],
     ["state", "--at", "5"],
     ["verify"],
+    ["diff"],
+    ["explain", C],
+    ["export"],
 ]
 each_command = pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 

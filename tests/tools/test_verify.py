@@ -1,5 +1,6 @@
 """`verify` reports every problem, with its place and extent, and goes on behind it."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Iterable
@@ -7,8 +8,11 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
+from omniq.config import open_storage
 from omniq.core import events as ev
 from omniq.core.events import Commit
+from omniq.core.projection import Projection
+from omniq.core.snapshot import Capture
 from omniq.storage.base import GENESIS, Head
 from omniq.storage.disk import Disk
 from omniq.storage.encoding import chain, encode_commit
@@ -16,8 +20,9 @@ from omniq.storage.framing import SEGMENT_HEADER_BYTES, pack_frame
 from omniq.storage.segments import Segment
 from omniq.tools.rows import SQLiteScan
 from omniq.tools.scanning import FileScan, Problem
+from omniq.tools.sources import find_source
 from omniq.tools.verifying import Verification
-from tests.tools.journals import CLIENT, LENGTH, NAMES, START, STORY, A, B, C, rewrite
+from tests.tools.journals import CLIENT, LENGTH, NAMES, START, STORY, A, B, C, drop, rewrite
 
 
 def check(scan) -> tuple[list[Problem], Verification]:
@@ -112,6 +117,9 @@ class Listed:
     def __iter__(self):
         return iter(self.found)
 
+    def surroundings(self):
+        return iter(())
+
     def place(self):
         return "list", 3, 4
 
@@ -148,6 +156,132 @@ def test_what_damage_leaves_unknown_is_counted_and_not_accused():
     assert problems[0] == lost
     assert [(p.kind, p.first_seq) for p in problems[1:]] == [("transition", 9)]
     assert verification.unchecked == 2
+
+
+# A head that was noted elsewhere.
+
+
+def heads(journal):
+    """Return each commit's end as somebody may have noted it."""
+    scan = find_source(str(journal)).make_scan()
+    return [(found.last_seq, scan.digest.hex()) for found in scan]
+
+
+def head_problems(run, journal, head):
+    result = run("verify", journal, "--head", head, "--json")
+    problems = json.loads(result.out)["problems"]
+    assert (result.status, result.err) == (1 if problems else 0, "")
+    return [(p["first_seq"], p["last_seq"], p["found"]) for p in problems if p["kind"] == "head"]
+
+
+def test_every_head_on_the_way_is_found_with_and_without_its_number(journal, run):
+    for seq, digest in [(0, "0" * 64), *heads(journal)]:
+        for head in (digest, f"{seq}:{digest}", f"{seq}:{digest.upper()}"):
+            assert head_problems(run, journal, head) == []
+
+
+def test_summary_and_verify_print_the_head_that_verify_takes(journal, run):
+    (line,) = [line for line in run("summary", journal).out.splitlines() if "head " in line]
+    assert line.split() == ["head", f"{heads(journal)[-1][0]}:{heads(journal)[-1][1]}"]
+    assert run("verify", journal).out.splitlines()[-1].split() == line.split()
+    assert head_problems(run, journal, line.split()[1]) == []
+
+
+def test_head_of_another_commit_or_of_none_is_a_problem(journal, run):
+    (first, other), (seq, digest), *_, (last, end) = heads(journal)
+    the_end = f"the journal's end is {last}:{end}"
+    assert head_problems(run, journal, f"{seq}:{other}") == [
+        (seq, seq, f"one with digest {digest}")
+    ]
+    assert head_problems(run, journal, f"1:{other}") == [(1, 1, f"none; {the_end}")]
+    assert head_problems(run, journal, f"{last + 1}:{end}") == [
+        (last + 1, last + 1, f"none so far behind; {the_end}")
+    ]
+    assert head_problems(run, journal, "ab" * 32) == [(1, 0, f"none; {the_end}")]
+    assert first < seq
+
+
+@pytest.mark.parametrize("change", ["changed", "removed", "reordered", "cut off"])
+def test_noted_head_tells_of_every_change_of_the_past(journal, tmp_path, backend, change, run):
+    """Also if whoever made it has written a whole new history, with digests that fit."""
+    seq, digest = heads(journal)[-1]
+    second, _actor, events = STORY[5]
+    story = {
+        "changed": [*STORY[:5], (second, "else", events), *STORY[6:]],
+        "removed": [*STORY[:4], *STORY[5:]],
+        "reordered": [*STORY[:1], (2, *STORY[2][1:]), (2, *STORY[1][1:]), *STORY[3:]],
+        "cut off": STORY[:-1],
+    }[change]
+    forged = tmp_path / f"forged-{NAMES[backend]}"
+    rewrite(forged, story)
+    assert run("verify", forged).status == 0
+    for head in (digest, f"{seq}:{digest}"):
+        assert len(head_problems(run, forged, head)) == 1
+
+
+def test_head_of_what_was_dropped_is_the_last_of_it(tmp_path, backend, run):
+    path = tmp_path / NAMES[backend]
+    rewrite(path, STORY, **({"segment_bytes": 1} if backend == "file" else {}))
+    known = dict(heads(path))
+    asyncio.run(drop(path, 3, (7, 9)))
+    assert head_problems(run, path, f"3:{known[3]}") == []
+    assert len(head_problems(run, path, f"2:{known[2]}")) == 1
+
+
+@pytest.mark.parametrize("head", ["", "14", "xy", "14:", f"x:{'0' * 64}", "0" * 63, "0" * 66])
+def test_text_that_is_no_head_is_an_error_of_usage(journal, head, run):
+    result = run("verify", journal, "--head", head)
+    assert (result.status, result.out) == (2, "")
+    assert "is no head" in result.err or "is no number" in result.err
+
+
+# Snapshots.
+
+
+@pytest.fixture
+def snapshotted(tmp_path, backend):
+    path = tmp_path / NAMES[backend]
+    rewrite(path, STORY)
+    asyncio.run(drop(path, 0, (7, 9)))
+    return path
+
+
+def test_snapshots_are_compared_with_the_fold(snapshotted, run):
+    report = json.loads(run("verify", snapshotted, "--json").out)
+    assert (report["snapshots"], report["problems"]) == (2, [])
+
+
+def test_snapshot_that_is_damaged_is_a_problem(snapshotted, run):
+    if snapshotted.is_dir():
+        path = min(snapshotted.glob("*.snapshot"))
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        change(snapshotted, "UPDATE snapshots SET data = x'00' WHERE seq = 7 AND part = 0")
+    report = json.loads(run("verify", snapshotted, "--json").out)
+    assert report["snapshots"] == 1
+    assert [(p["kind"], p["first_seq"]) for p in report["problems"]] == [("snapshot", 7)]
+
+
+def test_snapshot_of_another_state_is_a_problem(tmp_path, backend, run):
+    """Though its checksum is right: whoever wrote it had another state than the events make."""
+    path = tmp_path / NAMES[backend]
+    rewrite(path, STORY[:3])
+
+    async def save():
+        storage = open_storage(path)
+        await storage.open()
+        await storage.read(0)
+
+        async def parts():
+            for part in Capture(Projection()).parts():
+                yield part
+
+        await storage.save_snapshot(await storage.bookmark(5), parts())
+        await storage.close()
+
+    asyncio.run(save())
+    (problem,) = json.loads(run("verify", path, "--json").out)["problems"]
+    assert (problem["kind"], problem["last_seq"]) == ("snapshot", 5)
 
 
 # A file journal.
