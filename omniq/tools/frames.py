@@ -79,7 +79,7 @@ class Frames:
 
     def named_tasks(self) -> list[str]:
         """Return the tasks that the frame here names, if it can be read, though it is damaged."""
-        with suppress(BadBytes, msgspec.DecodeError, UnicodeDecodeError):
+        with suppress(BadBytes, msgspec.DecodeError):
             header = unpack_frame_header(self.seed, self._view(FRAME_HEADER_BYTES))
             size = FRAME_HEADER_BYTES + min(header.length, MAX_COMMIT_BYTES)
             events = decode_commit(self._view(size)[FRAME_HEADER_BYTES:size]).events
@@ -96,10 +96,20 @@ class Frames:
         self._buffer = memoryview(b"")
 
     def _headers_from(self, begin: int) -> Iterator[tuple[int, FrameHeader]]:
-        """Yield every frame header from `begin` on that verifies, with its offset."""
+        """Yield each frame header from `begin` on that verifies, with its offset.
+
+        What lies behind one, as far as its length says, is its payload: arguments that look like
+        a frame are none.
+        """
+        following = begin
         for offset, view in self.magics(begin):
+            if offset < following:
+                continue
             with suppress(BadBytes):
-                yield offset, unpack_frame_header(self.seed, view)
+                header = unpack_frame_header(self.seed, view)
+                if header.durable < header.first_seq:  # or no writer ever meant it
+                    yield offset, header
+                    following = offset + FRAME_HEADER_BYTES + header.length
 
     def magics(self, begin: int) -> Iterator[tuple[int, memoryview]]:
         """Yield everything from `begin` on that begins like a frame header, with its offset."""

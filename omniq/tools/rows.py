@@ -12,7 +12,7 @@ from omniq.core.events import kind_of
 from omniq.errors import OmniqError, StorageError, UnsupportedFormat
 from omniq.storage.base import GENESIS, Head
 from omniq.storage.database import connect, error_of
-from omniq.storage.encoding import chain, decode_commit, joined
+from omniq.storage.encoding import chain, decode_commit, joined, misplaced
 from omniq.storage.rows import APPLICATION_ID, FORMAT_VERSION, Table
 from omniq.storage.snapshot_rows import SnapshotTable
 from omniq.tools.scanning import Problem
@@ -176,6 +176,9 @@ class SQLiteScan:
             commit = decode_commit(payload)
         except msgspec.DecodeError as error:
             yield self._problem("decode", rows, f"a commit of {len(rows)} events", str(error))
+            return
+        if (impossible := misplaced(commit, first - 1, 0, len(rows))) is not None:
+            yield self._problem("decode", rows, *impossible)
             return
         self.payload = payload
         yield from self._check_columns(commit, rows)

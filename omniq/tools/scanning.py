@@ -19,7 +19,7 @@ import msgspec
 from omniq.errors import CorruptJournal, OmniqError, StorageError, UnsupportedFormat
 from omniq.storage.base import GENESIS, Head
 from omniq.storage.disk import Disk
-from omniq.storage.encoding import chain, decode_commit
+from omniq.storage.encoding import chain, decode_commit, misplaced
 from omniq.storage.folder import SegmentFolder
 from omniq.storage.framing import (
     FRAME_HEADER_BYTES,
@@ -392,10 +392,8 @@ class FileScan:
             commit = decode_commit(payload)
         except msgspec.DecodeError as error:
             return self._undecodable(header, str(error))
-        if commit.first_seq != header.first_seq or len(commit.events) != header.events:
-            says = f"{len(commit.events)} events from {commit.first_seq}"
-            return self._undecodable(header, f"a commit of {says}")
-        return commit
+        impossible = misplaced(commit, header.first_seq - 1, 0, header.events)
+        return commit if impossible is None else self._undecodable(header, impossible[1])
 
     def _skip(self, frames: Frames, error: BadBytes) -> Problem:
         """Go to the next frame that begins well, and say what lies between."""

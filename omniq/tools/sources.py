@@ -71,6 +71,7 @@ def undamaged(scan: Scan, location: str) -> Iterator[Commit]:
                 segment=found.place,
                 offset=found.offset or 0,
                 sequence=found.first_seq,
+                last_sequence=found.last_seq or None,
                 expected=found.expected,
                 found=found.found,
             )
