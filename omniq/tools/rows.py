@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from omniq.core.events import kind_of
-from omniq.errors import OmniqError, StorageError, UnsupportedFormat
+from omniq.errors import CorruptJournal, OmniqError, StorageError, UnsupportedFormat
 from omniq.storage.base import GENESIS, Head
 from omniq.storage.database import connect, error_of
 from omniq.storage.encoding import chain, decode_commit, joined, misplaced
 from omniq.storage.rows import APPLICATION_ID, FORMAT_VERSION, Table
 from omniq.storage.snapshot_rows import SnapshotTable
+from omniq.tools.reading import printable
 from omniq.tools.scanning import Problem
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ _LAST = (1 << 63) - 1  # no row of SQLite has a higher number
 _READ = """
 SELECT seq, at, actor, data, digest, kind, task_id, queue, worker FROM events
 WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"""
+# What SQLite finds, and what the module around it finds in the names that SQLite tells it.
+_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _NEXT = "SELECT seq FROM events WHERE seq > ? ORDER BY seq LIMIT 1"
 
 type _Row = tuple[int, int, str, bytes, bytes | None, str, str | None, str | None, str | None]
@@ -51,13 +54,19 @@ class SQLiteScan:
         self.snapshots: list[Snapshot] = []
         self.displaced: list[Snapshot] = []
         self._is_chained = True
+        self._dropped = Head()  # the end of what the table says was dropped
 
     def place(self) -> tuple[str, int | None, int | None]:
         """Return the table; its rows are named by sequence numbers."""
         return "table events", None, None
 
     def __iter__(self) -> Iterator[Commit | Problem]:
-        connection, is_immutable = _connect(self.path)
+        try:
+            connection, is_immutable = _connect(self.path)
+        except CorruptJournal as error:  # not even its tables can be listed
+            place, expected, found = self.place()[0], error.expected, error.found
+            yield Problem("database", place, None, None, 1, 0, expected, found)
+            return
         try:
             self._check_format(connection)
             yield from self._read_snapshots(connection)
@@ -86,25 +95,26 @@ class SQLiteScan:
         table = Table(self.path)
         snapshots = SnapshotTable(self.path, table)
         try:
-            seqs, beginning = snapshots.seqs(connection), table.beginning(connection)
-        except sqlite3.DatabaseError as error:
+            seqs = snapshots.seqs(connection)
+            self._dropped = table.beginning(connection)
+        except (OmniqError, *_ERRORS) as error:
             wanted = "tables that SQLite can read"
             yield Problem("database", "table snapshots", None, None, 1, 0, wanted, str(error))
             return
         for seq in seqs:
             try:
                 self.snapshots.append(snapshots.verified(connection, seq))
-            except (OmniqError, sqlite3.DatabaseError) as error:
+            except (OmniqError, *_ERRORS) as error:
                 wanted = "a snapshot of this journal"
                 yield Problem(
                     "snapshot", "table snapshots", None, None, seq, seq, wanted, str(error)
                 )
-                with suppress(OmniqError, sqlite3.DatabaseError):
+                with suppress(OmniqError, *_ERRORS):
                     self.displaced.append(snapshots.whole(connection, seq))
         known = (snapshot.bookmark.seq for snapshot in (*self.snapshots, *self.displaced))
-        if beginning.seq <= max(known, default=0):
-            self.beginning = beginning
-            self.seq, self.digest = beginning.seq, beginning.digest
+        if self._dropped.seq <= max(known, default=0):
+            self.beginning = self._dropped
+            self.seq, self.digest = self._dropped.seq, self._dropped.digest
 
     def _walk(self, connection: sqlite3.Connection) -> Iterator[Commit | Problem]:
         rows: list[_Row] = []
@@ -115,7 +125,7 @@ class SQLiteScan:
             try:
                 # Keeps what comes before an error; `fetchall` would not.
                 read.extend(connection.execute(_READ, (last, end, _READ_ROWS)))
-            except sqlite3.DatabaseError as error:
+            except _ERRORS as error:
                 reason = str(error)
             for row in read:
                 if row[0] <= last:  # a damaged tree may lead back to where one came from
@@ -152,7 +162,7 @@ class SQLiteScan:
         """Check the rows of one commit, and put it together."""
         first, last = rows[0][0], rows[-1][0]
         if first != self.seq + 1:
-            yield self._gap(first, Table(self.path).beginning(connection))
+            yield self._gap(first, connection)
         digest, is_chained = self.digest, self._is_chained
         self.seq, self.digest, self._is_chained = last, _digest_of(rows[-1]), True
         if last != first + len(rows) - 1:
@@ -161,7 +171,7 @@ class SQLiteScan:
             return
         try:
             payload = joined(first, rows[0][1], rows[0][2], [row[3] for row in rows])
-        except TypeError as error:  # SQLite takes any value in any column
+        except (TypeError, ValueError, OverflowError) as error:  # any value may be in any column
             yield self._problem("row", rows, "rows with a blob in the column data", str(error))
             return
         if not is_chained:
@@ -184,15 +194,18 @@ class SQLiteScan:
         yield from self._check_columns(commit, rows)
         yield commit
 
-    def _gap(self, first: int, beginning: Head) -> Problem:
+    def _gap(self, first: int, connection: sqlite3.Connection) -> Problem:
         """Go on behind rows that are missing."""
         wanted = self.seq + 1
-        if beginning.seq > self.beginning.seq and self.seq:
+        now = self._dropped
+        with suppress(OmniqError, *_ERRORS):
+            now = Table(self.path).beginning(connection)
+        if now.seq > self._dropped.seq:
             raise StorageError(
                 f"history of {self.path} was dropped while it was read. Next: run the command again"
             )
-        self._is_chained = first == beginning.seq + 1
-        self.digest = beginning.digest
+        self._is_chained = first == self._dropped.seq + 1
+        self.digest = self._dropped.digest
         return Problem(
             "gap",
             "table events",
@@ -216,10 +229,13 @@ class SQLiteScan:
 
     def surroundings(self) -> Iterator[Problem]:
         """Let SQLite check its pages and indexes; it knows nothing of events."""
-        connection, _ = _connect(self.path)
+        try:
+            connection, _ = _connect(self.path)
+        except CorruptJournal:
+            return  # which was said before
         try:
             found = [str(line) for (line,) in connection.execute("PRAGMA integrity_check")]
-        except sqlite3.DatabaseError as error:
+        except _ERRORS as error:
             found = [str(error)]
         finally:
             connection.close()
@@ -229,7 +245,7 @@ class SQLiteScan:
                 yield Problem("database", str(self.path.name), None, None, 1, 0, expected, line)
 
     def _problem(self, kind: str, rows: list[_Row], expected: str, found: str) -> Problem:
-        named = [row[6] for row in rows if isinstance(row[6], str)]
+        named = [printable(row[6]) for row in rows if isinstance(row[6], str)]
         tasks = list(dict.fromkeys(named))
         first, last = rows[0][0], rows[-1][0]
         return Problem(kind, "table events", None, None, first, last, expected, found, tasks)
@@ -249,7 +265,7 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
             return _connected(path, "readonly_shm=1"), False
         except sqlite3.OperationalError:
             return _connected(path), False
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+    except _ERRORS as error:
         raise error_of(error, path) from error
 
 
@@ -259,6 +275,8 @@ def _log_of(path: Path) -> Path:
 
 def _connected(path: Path, *parameters: str) -> sqlite3.Connection:
     connection = connect(path, "mode=ro", *parameters)
+    # Text that is none is seen as different, and costs no more than the column that it is in.
+    connection.text_factory = _text
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     except BaseException:
@@ -267,11 +285,15 @@ def _connected(path: Path, *parameters: str) -> sqlite3.Connection:
     return connection
 
 
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
 def _end(connection: sqlite3.Connection) -> int:
     """Return the last sequence number: a writer may be faster than this walk."""
     try:
         (end,) = connection.execute("SELECT max(seq) FROM events").fetchone()
-    except sqlite3.DatabaseError:
+    except _ERRORS:
         return _LAST
     return int(end or 0)
 
@@ -282,7 +304,7 @@ def _leap(connection: sqlite3.Connection, last: int) -> int | None:
     while step < _LONGEST_LEAP:
         try:
             row = connection.execute(_NEXT, (last + step,)).fetchone()
-        except sqlite3.DatabaseError:
+        except _ERRORS:
             step *= 2
             continue
         if row is None or row[0] > last:
