@@ -20,7 +20,15 @@ import msgspec
 from omniq.errors import ConfigError, TaskNotAllowed
 from omniq.serialization import Signature
 
-__all__ = ("Executor", "Registration", "Registry", "load", "name_of")
+__all__ = (
+    "Executor",
+    "Registration",
+    "Registry",
+    "check_not_importing",
+    "importing",
+    "load",
+    "name_of",
+)
 
 type Executor = Literal["async", "thread", "process"]
 

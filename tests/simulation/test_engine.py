@@ -161,8 +161,9 @@ class Engine(RuleBasedStateMachine):
 
         self.run(begin())
         if kills_all:
-            self.rng.seed(seed)
+            self.machine.rng = random.Random(seed)
             self.machine.cut_power()
+            self.machine.rng = self.rng
             self.processes = [self.new_process(), self.new_process()]
         else:
             self.machine.kill(process)
