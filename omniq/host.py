@@ -236,10 +236,8 @@ class WakeListener:
         self._socket: socket.socket | None = None
         address = self._folder.address(name)
         if address is not None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.setblocking(False)
-            self._socket.bind(address)
-            (folder / name).chmod(PRIVATE_FILE)
+            self._socket = _bound(address, folder / name)
+        if self._socket is not None:
             self._loop.add_reader(self._socket, self._on_ring)
 
     async def wait(self) -> None:
@@ -264,6 +262,19 @@ class WakeListener:
         with contextlib.suppress(BlockingIOError):
             while self._socket.recv(1):
                 continue
+
+
+def _bound(address: str, path: Path) -> socket.socket | None:
+    """Return a socket with this address, or None where the system has no room for one."""
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        bound.setblocking(False)
+        bound.bind(address)
+        path.chmod(PRIVATE_FILE)
+    except OSError:  # a full disk has none for its name, either
+        bound.close()
+        return None
+    return bound
 
 
 class Bell:

@@ -1,17 +1,23 @@
-"""Commands on their way to the committer, and how many of them make one commit."""
+"""Commands on their way to the committer: how many make one commit, and what follows from them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeIs
 
 from omniq.core import commands as cmd
+from omniq.core.decide import decide
 from omniq.core.events import ErrorRecord
+from omniq.errors import OmniqError
 
 if TYPE_CHECKING:
     import asyncio
     from collections import deque
+    from collections.abc import Sequence
 
-__all__ = ("Order", "failure_of", "take_batch")
+    from omniq.core.events import Event
+    from omniq.core.projection import Projection
+
+__all__ = ("Order", "decide_all", "failure_of", "outcomes_of", "take_batch")
 
 MAX_BATCH_EVENTS = 4096  # keeps a commit's work on the event loop below about 20 ms
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of payloads and results; a single command may have more
@@ -25,9 +31,40 @@ class Order(NamedTuple):
     durable: bool
 
 
+def outcomes_of(batch: list[Order]) -> list[Order]:
+    """Return the orders that nobody waits for and that say how an attempt ended, small ones first.
+
+    They exist nowhere else, while whoever waits for an answer can be told to try again.
+    """
+    found = [order for order in batch if order.future is None and _is_outcome(order.command)]
+    return sorted(found, key=lambda order: _weight(order.command))
+
+
+def decide_all(
+    state: Projection, batch: list[Order], at: int
+) -> tuple[list[Event], list[Sequence[Event] | OmniqError]]:
+    """Decide one command after the other, each on the state that those before it leave.
+
+    Returns the events of all, and the answer to each: its events, or why it was refused.
+    """
+    events: list[Event] = []
+    answers: list[Sequence[Event] | OmniqError] = []
+    for order in batch:
+        try:
+            decided = decide(state, order.command, at)
+        except OmniqError as refusal:
+            answers.append(refusal)
+            continue
+        for event in decided:
+            state.apply_event(event)
+        events.extend(decided)
+        answers.append(decided)
+    return events, answers
+
+
 def failure_of(command: cmd.Command, error: Exception) -> cmd.Fail | None:
     """Return the outcome to write in the place of one that cannot be written."""
-    if not isinstance(command, cmd.Succeed | cmd.Fail | cmd.Release | cmd.AcknowledgeCancel):
+    if not _is_outcome(command):
         return None
     kind, message = type(error).__name__, ascii(str(error))[1:-1]
     record = ErrorRecord(kind, message, retryable=False)
@@ -46,6 +83,10 @@ def take_batch(orders: deque[Order]) -> list[Order]:
             break
         batch.append(orders.popleft())
     return batch
+
+
+def _is_outcome(command: cmd.Command) -> TypeIs[cmd.Outcome]:
+    return isinstance(command, cmd.Succeed | cmd.Fail | cmd.Release | cmd.AcknowledgeCancel)
 
 
 def _weight(command: cmd.Command) -> tuple[int, int]:

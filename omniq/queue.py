@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from omniq.clock import SystemClock, SystemEntropy
 from omniq.core import commands as cmd
 from omniq.core import events as ev
-from omniq.core.decide import decide
 from omniq.core.projection import Projection
 from omniq.core.snapshot import Capture
 from omniq.errors import (
@@ -34,11 +33,12 @@ from omniq.errors import (
     SerializationError,
     StorageClosed,
     StorageError,
+    StorageFull,
     TaskNotFound,
     UnsupportedFormat,
 )
 from omniq.host import host_name
-from omniq.orders import Order, failure_of, take_batch
+from omniq.orders import Order, decide_all, failure_of, outcomes_of, take_batch
 from omniq.syncing import Syncer
 from omniq.upkeep import Upkeep, restored
 
@@ -267,10 +267,26 @@ class AsyncTaskQueue:
                 try:
                     batch = take_batch(self._orders)
                     async with self._exclusive:
-                        await self._commit_readable(batch)
+                        await self._commit_what_fits(batch)
                 except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
                     self._refuse(batch, error)
                     break
+
+    async def _commit_what_fits(self, batch: list[Order]) -> None:
+        """Commit a batch; on a full disk, into the room kept for them, only its outcomes.
+
+        The smallest come first. What was committed or refused is taken out of the batch.
+        """
+        try:
+            await self._commit_readable(batch)
+        except StorageFull as error:
+            self._refuse([order for order in batch if order.future is not None], error)
+            batch[:] = outcomes_of(batch)
+            with self.storage.reserve():
+                while batch:
+                    await self._commit_readable(batch[:1])
+                    del batch[0]
+                    await asyncio.sleep(0)
 
     async def _commit_readable(self, batch: list[Order]) -> None:
         """Commit a batch; if an order in it cannot be written, that one alone is refused."""
@@ -283,7 +299,8 @@ class AsyncTaskQueue:
                 return
             command, future, _ = batch[0]
             if future is not None:
-                future.set_exception(error)
+                if not future.done():
+                    future.set_exception(error)
             elif (failure := failure_of(command, error)) is not None:
                 await self._commit_readable([Order(failure, None, durable=False)])
 
@@ -333,7 +350,7 @@ class AsyncTaskQueue:
             seq, at = state.seq, max(self.clock.now_us(), state.at)
             state.begin(at)
             try:
-                events, answers = self._decide(batch, at)
+                events, answers = decide_all(state, batch, at)
                 if not events:
                     state.rollback()
                     return None, answers
@@ -347,30 +364,11 @@ class AsyncTaskQueue:
             state.keep()
             return commit, answers
 
-    def _decide(
-        self, batch: list[Order], at: int
-    ) -> tuple[list[ev.Event], list[Sequence[ev.Event] | OmniqError]]:
-        """Decide one command after the other, each on the state that those before it leave."""
-        state = self.projection
-        events: list[ev.Event] = []
-        answers: list[Sequence[ev.Event] | OmniqError] = []
-        for order in batch:
-            try:
-                decided = decide(state, order.command, at)
-            except OmniqError as refusal:
-                answers.append(refusal)
-                continue
-            for event in decided:
-                state.apply_event(event)
-            events.extend(decided)
-            answers.append(decided)
-        return events, answers
-
     def _refuse(self, batch: list[Order], error: Exception) -> None:
         """Nothing of this batch was written: say so to whoever waits, and keep the outcomes.
 
         An attempt's outcome exists only here, so it is tried again until it can be written, for
-        example when there is room on the disk.
+        example when there is room on the disk. What it said of its progress is not.
         """
         for order in batch:
             if order.future is not None and not order.future.done():
@@ -378,8 +376,7 @@ class AsyncTaskQueue:
         if isinstance(error, _FINAL) or not isinstance(error, OmniqError | OSError):
             self._fail(error)
             return
-        unheard = [order for order in batch if order.future is None]
-        self._orders.extendleft(reversed(unheard))
+        self._orders.extendleft(reversed(outcomes_of(batch)))
         if self._orders:
             _log.warning(
                 "%d commands could not be written and will be tried again: %s",

@@ -2,7 +2,8 @@
 
 One sync at a time runs in the storage's thread; whoever comes while it runs waits for the next
 one, together with all others that came (group commit). What nobody waits for is synced a little
-later, so that it is not at the mercy of a power cut for long.
+later, so that it is not at the mercy of a power cut for long; where acknowledging waits for no
+sync (`durability="os"`), that is about a second later.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ("Syncer",)
 
 SYNC_WITHIN_SECONDS = 0.05  # when written events become durable that nobody waits for
+# Where the owner chose not to wait for the disk: how much a power cut may take, more or less (as
+# with Redis' appendfsync everysec).
+LAZY_SECONDS = 1.0
 
 
 class Syncer:
@@ -34,6 +38,8 @@ class Syncer:
         self._waiting: deque[tuple[int, asyncio.Future[Any], object]] = deque()
         self._wanted = asyncio.Event()
         self._later: Timer | None = None
+        self._lazy: Timer | None = None
+        self._is_lazy_due = False
 
     async def run(self) -> None:
         """Sync whenever someone waits; a failed sync ends this and is told to the owner."""
@@ -45,6 +51,9 @@ class Syncer:
                     seq = self._waiting[-1][0]
                     await self._storage.sync(seq)
                     self._resolve(max(seq, self._storage.durable))
+                if self._is_lazy_due:
+                    self._is_lazy_due = False
+                    await self._storage.sync_lazily()
         except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
             self._on_failure(error)
 
@@ -67,11 +76,14 @@ class Syncer:
         """See to it that everything up to `seq` becomes durable, though nobody waits for it."""
         if not self._waiting and self._later is None and seq > self._storage.durable:
             self._later = self._clock.call_later(SYNC_WITHIN_SECONDS, lambda: self._now(seq))
+        elif self._lazy is None and self._storage.durable >= seq > self._storage.synced:
+            self._lazy = self._clock.call_later(LAZY_SECONDS, self._lazily)
 
     def take_waiting(self) -> list[asyncio.Future[Any]]:
         """Stop, and return the futures of those who wait, for the owner to tell them."""
-        if self._later is not None:
-            self._later.cancel()
+        for timer in (self._later, self._lazy):
+            if timer is not None:
+                timer.cancel()
         futures = [future for _, future, _ in self._waiting]
         self._waiting.clear()
         return futures
@@ -81,6 +93,10 @@ class Syncer:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: done.exception())  # the owner reports failures
         self.acknowledge(seq, future, None)
+
+    def _lazily(self) -> None:
+        self._lazy, self._is_lazy_due = None, True
+        self._wanted.set()
 
     def _resolve(self, durable: int) -> None:
         later: deque[tuple[int, asyncio.Future[Any], object]] = deque()

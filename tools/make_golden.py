@@ -66,7 +66,7 @@ def main() -> int:
             print(f"{name} is there already, and stays as it is", file=sys.stderr)
             return 1
     folder.mkdir(parents=True, exist_ok=True)
-    files = FileStorage(folder / "journal", segment_bytes=SEGMENT_BYTES)
+    files = FileStorage(folder / "journal", segment_bytes=SEGMENT_BYTES, reserve_bytes=0)
     with mock.patch("omniq.storage.file.random_bytes", return_value=JOURNAL_ID):
         asyncio.run(write(files, snapshot=True))
     asyncio.run(write(SQLiteStorage(folder / "journal.db"), snapshot=True))

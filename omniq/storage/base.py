@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -142,6 +142,15 @@ class BaseStorage(ABC):
         latter finishes the handle (`StorageClosed`) until it is opened again.
         """
 
+    @property
+    def synced(self) -> int:
+        """The highest sequence number that survives power loss, whatever counts as durable."""
+        return self.durable
+
+    async def sync_lazily(self) -> None:
+        """Make `synced` all that is written, though nobody waits for it; fails as `sync` does."""
+        await self.sync((await self.head()).seq)
+
     @abstractmethod
     async def wait(self, seq: int) -> None:
         """Return once another handle has appended beyond `seq`, or perhaps has: look again."""
@@ -214,6 +223,13 @@ class BaseStorage(ABC):
 
     def exclusive(self) -> AbstractAsyncContextManager[object]:
         """Return a section in which, as far as the backend can, nobody else appends."""
+        return nullcontext()
+
+    def reserve(self) -> AbstractContextManager[object]:
+        """Return a section in which `append` may use room that is kept for a full disk.
+
+        For the outcomes of tasks, which exist only where they are to be written.
+        """
         return nullcontext()
 
     @abstractmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from omniq.errors import StorageError, StorageFull
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
     from pathlib import Path
 
-__all__ = ("Disk", "storage_error", "system_errors")
+__all__ = ("Disk", "is_no_room", "storage_error", "system_errors")
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -93,16 +93,25 @@ class Disk:
                 self.write_all(descriptor, piece, offset)
                 offset += len(piece)
             self.sync(descriptor)
+        except OSError:
+            with suppress(OSError):  # on a full disk, half a file is in everybody's way
+                self.remove(temporary)
+            raise
         finally:
             self.close(descriptor)
         self.rename(temporary, path)
         self.sync_directory(path.parent)
 
 
+def is_no_room(error: OSError) -> bool:
+    """Whether the disk is full, or the share of it that its owner may use."""
+    return error.errno in _NO_ROOM
+
+
 def storage_error(error: OSError, what: str) -> StorageError:
     """Return the error of the OmniQ tree for an error of the system."""
     reason = error.strerror or str(error)
-    if error.errno in _NO_ROOM:
+    if is_no_room(error):
         return StorageFull(
             f"{what}: {reason}. The journal is valid and nothing was written. "
             "Next: make room; appends then work again"

@@ -19,7 +19,7 @@ from omniq.core.events import Commit
 from omniq.errors import JournalConflict, StorageError
 from omniq.host import random_bytes
 from omniq.storage.base import GENESIS, Head, find_task
-from omniq.storage.disk import Disk, storage_error, system_errors
+from omniq.storage.disk import Disk, is_no_room, storage_error, system_errors
 from omniq.storage.encoding import chain, encode_commit
 from omniq.storage.folder import SegmentFolder, hint_of, position_of
 from omniq.storage.framing import (
@@ -31,6 +31,7 @@ from omniq.storage.framing import (
 from omniq.storage.history import History, SnapshottingFiles
 from omniq.storage.local import Durability, finished
 from omniq.storage.rendezvous import OWN_NAMES, Rendezvous
+from omniq.storage.reserve import RESERVE_BYTES, RESERVE_NAME, Reserve
 from omniq.storage.segments import (
     SEGMENT_BYTES,
     Position,
@@ -66,12 +67,16 @@ class FileStorage(SnapshottingFiles):
         durability: Durability = "fsync",
         read_only: bool = False,
         segment_bytes: int = SEGMENT_BYTES,
+        reserve_bytes: int = RESERVE_BYTES,
         disk: Disk | None = None,
     ) -> None:
         super().__init__(path, durability=durability, read_only=read_only)
-        self.torn: Tear | None = None  # what a read-only handle found behind the last frame
+        # What lies behind the last frame, and a read-only handle, or one without room, cannot cut.
+        self.torn: Tear | None = None
         self._segment_bytes = segment_bytes
+        self._reserve_bytes = reserve_bytes
         self.disk = disk or Disk()
+        self._reserve = Reserve(self.disk, self.path, reserve_bytes)
         self._segments = SegmentFolder(self.disk, self.path, writable=not read_only)
         self._history = History(self.disk, self.path, self._segments)
         self._end: Position | None = None  # where the next frame goes
@@ -88,6 +93,7 @@ class FileStorage(SnapshottingFiles):
             durability=self._durability,
             read_only=self.read_only,
             segment_bytes=self._segment_bytes,
+            reserve_bytes=self._reserve_bytes,
             disk=self.disk,
         )
 
@@ -106,15 +112,17 @@ class FileStorage(SnapshottingFiles):
         self._closed_because = ""
 
     async def _find_or_create(self) -> None:
+        self.torn = None
         if self.read_only:
             self._segments.check()
             self._end = await self._in_thread(self._find_end)
             return
-        self._segments.prepare(OWN_NAMES)
+        self._segments.prepare({*OWN_NAMES, RESERVE_NAME})
         self._rendezvous = rendezvous = Rendezvous(self.path)
         await rendezvous.enter()
         try:
             self._end = await self._in_thread(lambda: self._recover(rendezvous))
+            await self._in_thread(self._reserve.open)
             rendezvous.publish(hint_of(self._end))
         finally:
             rendezvous.leave()
@@ -138,14 +146,25 @@ class FileStorage(SnapshottingFiles):
         self.disk.sync_directory(self.path.parent)
         self.disk.sync_directory(self.path)
         end = self._find_end()
-        if self.torn is not None:
-            cut_off(end, self.torn)
-            self.torn = None
+        self._cut_if_possible(end)
         rendezvous.miss(end.seq)
         if is_suspect:
             write_again(end)
             rendezvous.trust()
         return end
+
+    def _cut_if_possible(self, end: Position) -> None:
+        """Remove a torn end. If there is no room to keep its bytes, the next append does it."""
+        try:
+            self._cut(end)
+        except OSError as error:
+            if not is_no_room(error):
+                raise
+
+    def _cut(self, end: Position) -> None:
+        if self.torn is not None:
+            cut_off(end, self.torn)
+        self.torn = None
 
     def _find_end(self) -> Position:
         """Walk the last segment to its end."""
@@ -161,6 +180,7 @@ class FileStorage(SnapshottingFiles):
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
         self._end = self._cursor = None
         self._durable = 0
+        self._reserve.close()
         self._segments.close()
 
     # Appending.
@@ -175,10 +195,9 @@ class FileStorage(SnapshottingFiles):
         is_suspect = rendezvous.is_suspect()
         if hint is None or is_suspect or end.segment.size() != end.offset:
             # A process wrote, or began a segment, and died or failed before it could say so.
-            tear = self._follow()
+            self.torn = self._follow()
             end = self._position()
-            if tear is not None:
-                cut_off(end, tear)
+            self._cut_if_possible(end)
             if is_suspect:
                 self._write_again(end, rendezvous)
             rendezvous.publish(hint_of(end))
@@ -224,14 +243,23 @@ class FileStorage(SnapshottingFiles):
             raise JournalConflict(expected, end.seq)
         commit = Commit(end.seq + 1, max(at, end.at), actor, list(events))
         payload = encode_commit(commit)
+        self._reserve.append(
+            lambda: self._append(commit, payload), len(payload), urgent=self._is_urgent
+        )
+        self._rings = True
+        return commit
+
+    def _append(self, commit: Commit, payload: bytes) -> None:
+        end = self._position()
+        if self.torn is not None:
+            with system_errors(f"cannot cut off the torn end of {end.segment.path}"):
+                self._cut(end)
         was_read = self._cursor is not None and self._cursor.seq == end.seq
         if end.offset > SEGMENT_HEADER_BYTES and end.offset + len(payload) > self._segment_bytes:
             end = self._rotate()
         self._write(end, commit, payload)
         if was_read:  # what we wrote ourselves need not be read to go on from there
             self._cursor = msgspec.structs.replace(end)
-        self._rings = True
-        return commit
 
     def _write(self, end: Position, commit: Commit, payload: bytes) -> None:
         segment = end.segment
@@ -296,6 +324,10 @@ class FileStorage(SnapshottingFiles):
     async def sync(self, seq: int) -> None:
         if seq > self.durable:
             await self._sync(seq)
+
+    async def sync_lazily(self) -> None:
+        if (end := self._furthest()[1]) > self._durable:
+            await self._sync(end)
 
     async def _sync(self, seq: int) -> None:
         segment, known = self._furthest()

@@ -232,10 +232,11 @@ class SnapshottingFiles(LocalStorage):
     async def drop_history(self, *, before: int, until: int) -> Head:
         with system_errors(f"cannot drop history of {self.path}"):
             firsts = await self._in_thread(lambda: self._history.droppable(before, until))
+            # First what makes room, then what needs some.
+            await self._in_thread(lambda: self._history.drop(firsts))
             async with self:
                 if self._history.began_before(self._position().segment, before):
                     self._rotate()  # so that it can be dropped when all of it is as old
-            await self._in_thread(lambda: self._history.drop(firsts))
         return await self.beginning()
 
     async def seal(self, after: Head, *, number: int, before: int) -> Sealed | None:  # noqa: ARG002

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -13,6 +14,8 @@ from omniq.storage.base import BaseStorage
 from omniq.storage.disk import storage_error, system_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from omniq.storage.rendezvous import Rendezvous
 
 __all__ = ("Durability", "LocalStorage", "finished")
@@ -39,6 +42,7 @@ class LocalStorage(BaseStorage):
         self._closed_because = "it was not opened"  # empty while the handle is open
         self._rendezvous: Rendezvous | None = None
         self._owner: asyncio.Task[Any] | None = None  # the task in the exclusive section
+        self._is_urgent = False  # whether appends may use the reserve
         self._rings = False  # whether there is news for others when the lock is given up
 
     @property
@@ -71,6 +75,18 @@ class LocalStorage(BaseStorage):
         if self._rings:
             self._rings = False
             rendezvous.ring()
+
+    @contextmanager
+    def reserve(self) -> Generator[None]:
+        self._is_urgent = True
+        try:
+            yield
+        finally:
+            self._is_urgent = False
+
+    @property
+    def synced(self) -> int:
+        return self._durable
 
     @property
     def _inside(self) -> bool:

@@ -24,10 +24,11 @@ from omniq.errors import JournalConflict, StorageError, UnsupportedFormat
 from omniq.host import open_private, sync_directory
 from omniq.storage.base import GENESIS, Head
 from omniq.storage.database import connect, error_of, is_broken_device, is_busy, no_database
-from omniq.storage.disk import system_errors
+from omniq.storage.disk import Disk, system_errors
 from omniq.storage.local import Durability, LocalStorage, finished
 from omniq.storage.rendezvous import HeadHint, Rendezvous
-from omniq.storage.rows import Table, identify, prepare
+from omniq.storage.reserve import RESERVE_BYTES, Reserve
+from omniq.storage.rows import Table, Verified, identify, prepare
 from omniq.storage.snapshot_rows import END, SnapshotTable
 from omniq.storage.snapshots import pieces_of
 
@@ -43,6 +44,7 @@ CONNECT_AGAIN_SECONDS = 0.01
 CONNECT_TRIES = 500  # 5 s: making a journal takes a few syncs
 TRANSACTION_BYTES = 1024 * 1024  # of a snapshot: others wait for the lock meanwhile
 DROP_ROWS = 2000  # in one transaction
+PAGE_BYTES = 4096  # what an event needs at most, if it is not large, in the log
 CHECKPOINT_BYTES = 4 * 1024 * 1024  # SQLite's own default, 1,000 pages of 4 KiB
 
 _log = logging.getLogger(__name__)
@@ -61,10 +63,13 @@ class SQLiteStorage(LocalStorage):
         *,
         durability: Durability = "fsync",
         read_only: bool = False,
+        reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
         super().__init__(path, durability=durability, read_only=read_only)
         self._connection: sqlite3.Connection | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._reserve: Reserve | None = None
+        self._reserve_bytes = reserve_bytes
         self._table = Table(self.path)
         self._snapshots = SnapshotTable(self.path, self._table)
         self._head = Head()
@@ -80,7 +85,12 @@ class SQLiteStorage(LocalStorage):
         return self._durable
 
     def sibling(self) -> SQLiteStorage:
-        return SQLiteStorage(self.path, durability=self._durability, read_only=self.read_only)
+        return SQLiteStorage(
+            self.path,
+            durability=self._durability,
+            read_only=self.read_only,
+            reserve_bytes=self._reserve_bytes,
+        )
 
     # Opening.
 
@@ -159,11 +169,20 @@ class SQLiteStorage(LocalStorage):
             self._head = await self._hop(self._table.verified_end)
             rendezvous.miss(self._head.seq)
             rendezvous.publish(_hint_of(self._head))
+            self._reserve = Reserve(Disk(), folder, self._reserve_bytes)
+            await self._hop(self._open_reserve)
         finally:
             rendezvous.leave()
 
+    def _open_reserve(self, _: object) -> None:
+        if self._reserve is not None:
+            self._reserve.open()
+
     async def close(self) -> None:
         self._closed_because = "it was closed"
+        if self._reserve is not None:
+            self._reserve.close()
+            self._reserve = None
         self._close_rendezvous()
         self._head, self._cursor, self._durable = Head(), (0, GENESIS), 0
         if self._thread is not None:
@@ -199,14 +218,20 @@ class SQLiteStorage(LocalStorage):
         expected: int | None,
     ) -> Commit:
         durable = self._durability == "fsync"
-        with _transaction(connection):
-            head = self._table.head(connection)
-            if expected is not None and expected != head.seq:
-                self._head = head  # the hint did not say so: somebody died before publishing it
-                raise JournalConflict(expected, head.seq)
-            written = self._table.insert(
-                connection, head, events, at=at, actor=actor, durable=durable
-            )
+        size = PAGE_BYTES * len(events)
+
+        def write() -> tuple[Head, Verified]:
+            with self._errors(), _transaction(connection):
+                head = self._table.head(connection)
+                if expected is not None and expected != head.seq:
+                    self._head = head  # the hint did not say so: who died did not publish it
+                    raise JournalConflict(expected, head.seq)
+                return head, self._table.insert(
+                    connection, head, events, at=at, actor=actor, durable=durable
+                )
+
+        assert self._reserve is not None, "a handle that appends is not read-only"
+        head, written = self._reserve.append(write, size, urgent=self._is_urgent)
         commit = written.commit
         # All of this is done here, in the thread, so that it is done even if nobody waits any more.
         self._head = Head(commit.last_seq, commit.at, written.digest)
@@ -255,6 +280,11 @@ class SQLiteStorage(LocalStorage):
         known = await self._run(self._commit_durably)
         if seq > known:
             raise StorageError(f"sequence number {seq} is behind the end, {known}")
+
+    async def sync_lazily(self) -> None:
+        async with self:
+            if self._head.seq > self._durable:
+                await self._run(self._commit_durably)
 
     def _commit_durably(self, connection: sqlite3.Connection) -> int:
         """Commit something with a sync, which takes all earlier commits to the disk as well."""
@@ -372,8 +402,14 @@ class SQLiteStorage(LocalStorage):
         return await finished(loop.run_in_executor(self._thread, self._guarded, operation))
 
     def _guarded[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        try:
+        with self._errors():
             return operation(self._connection)  # type: ignore[arg-type] # None only for _connect
+
+    @contextmanager
+    def _errors(self) -> Generator[None]:
+        """Turn SQLite's errors into those of the OmniQ tree; a broken device ends the handle."""
+        try:
+            yield
         except (sqlite3.Error, UnicodeDecodeError) as error:
             if is_broken_device(error):
                 self._fail(f"the system reported: {error}")

@@ -260,6 +260,24 @@ class StorageConformance(ABC):
             assert storage.durable == other.durable
 
     @claim
+    async def test_lazy_sync_leaves_nothing_to_a_power_cut(self, storage: BaseStorage) -> None:
+        """`synced` is at most `durable`, and all that was written once that was asked for."""
+        await storage.sync_lazily()
+        for number in range(1, 4):
+            await storage.append(tasks("a"), at=1, actor="me")
+            assert storage.synced <= storage.durable <= number
+        await storage.sync_lazily()
+        assert storage.synced == storage.durable == 3  # noqa: PLR2004 - that many were appended
+
+    @claim
+    async def test_reserve_is_no_other_place_to_write_to(self, storage: BaseStorage) -> None:
+        """Appends in the section are as all others; what it changes is a full disk."""
+        await storage.append(tasks("a"), at=1, actor="me")
+        with storage.reserve():
+            second = await storage.append(tasks("b"), at=1, actor="me", expected=1)
+        assert (await storage.append(tasks("c"), at=1, actor="me")).first_seq == second.last_seq + 1
+
+    @claim
     async def test_sync_of_what_is_not_there_is_an_error(self, storage: BaseStorage) -> None:
         """It does not end the handle, because nothing went wrong on the disk."""
         await storage.append(tasks("a"), at=1, actor="me")

@@ -22,6 +22,7 @@ from omniq.errors import IllegalEvent
 from omniq.storage.disk import Disk
 from omniq.storage.file import FileStorage
 from omniq.storage.memory import MemoryStorage
+from omniq.testing import VirtualClock
 from tests.app import jobs
 
 SOON = 5.0
@@ -267,3 +268,46 @@ async def test_whatever_ends_the_follower_is_told_to_everyone(monkeypatch) -> No
         monkeypatch.setattr(storage, "wait", fail)
         with pytest.raises(LookupError, match="a bug"):
             await handle.result(timeout=SOON)
+
+
+@pytest.mark.parametrize("name", ["journal", "jobs.db"])
+async def test_what_nobody_waits_for_is_synced_about_a_second_later(tmp_path: Path, name) -> None:
+    """With durability="os" a power cut takes about that much, whatever was acknowledged."""
+    clock = VirtualClock()
+    async with AsyncOmniQ(tmp_path / name, durability="os", clock=clock) as oq:
+        for round_ in (1, 2, 3):
+            await oq.enqueue(jobs.add, 1)
+            assert oq.storage.durable == round_, "it is acknowledged at once"
+            await clock.advance(0.9)
+            assert oq.storage.synced == round_ - 1
+            await clock.advance(0.2)
+            async with asyncio.timeout(SOON):
+                while oq.storage.synced < round_:
+                    await asyncio.sleep(0.001)
+
+
+async def test_a_lazy_sync_that_fails_ends_the_handle_like_any_other(tmp_path: Path, disk) -> None:
+    clock = VirtualClock()
+    storage = FileStorage(tmp_path / "journal", durability="os", disk=disk)
+    async with AsyncOmniQ(storage, clock=clock) as oq:
+        await oq.enqueue(jobs.add, 1)
+        disk.broken = True
+        await clock.advance(1.1)
+        async with asyncio.timeout(SOON):
+            while storage._closed_because == "":
+                await asyncio.sleep(0.001)
+        disk.broken = False
+        with pytest.raises(StorageError, match="sync"):
+            await oq.enqueue(jobs.add, 2)
+
+
+async def test_a_caller_that_has_gone_does_not_end_the_engine_with_its_bad_event(location) -> None:
+    async with AsyncOmniQ(location) as oq:
+        queue = await oq.engine()
+        bad = ev.TaskEnqueued("bad", "m:f", "q", 5)  # type: ignore[arg-type]
+        async with queue._exclusive:  # so that the order is still waiting when its caller goes
+            calling = asyncio.create_task(queue.enqueue((bad,)))
+            await asyncio.sleep(0)
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+        assert await (await oq.enqueue(jobs.add, 1)).status() is TaskStatus.PENDING

@@ -185,6 +185,29 @@ class FaultyDisk(Disk):
         super().rename(source, target)
 
 
+class SmallDisk(QuickDisk):
+    """A disk that has room for so many bytes in the files of one folder, and then is full."""
+
+    def __init__(self, folder, capacity=1 << 60, error=errno.ENOSPC):
+        self.folder = folder
+        self.capacity = capacity
+        self.error = error
+
+    def used(self):
+        names = [entry for entry in os.scandir(self.folder) if entry.name != "journal.lock"]
+        return sum(entry.stat().st_size for entry in names if entry.is_file())
+
+    def fill(self):
+        self.capacity = self.used()
+
+    def write(self, descriptor, data, offset):
+        grows = max(0, offset + len(data) - os.fstat(descriptor).st_size)
+        fits = len(data) - max(0, grows - (self.capacity - self.used()))
+        if fits <= 0 < len(data):
+            raise OSError(self.error, os.strerror(self.error))
+        return super().write(descriptor, bytes(data)[:fits], offset)
+
+
 class Died(BaseException):
     """The process is no more: nothing of it runs, not even an error handler."""
 

@@ -89,7 +89,7 @@ class Story:
         self.acknowledged = 0
 
     async def tell(self, disk):
-        storage = FileStorage(self.folder, segment_bytes=SEGMENT, disk=disk)
+        storage = FileStorage(self.folder, segment_bytes=SEGMENT, reserve_bytes=0, disk=disk)
         try:
             await storage.open()
             for number in range(18):
@@ -176,7 +176,7 @@ def left(disk, *kept):
 async def reopened(folder, disk, story):
     """Open what is left, check it, go on with it, and check that, too."""
     for more in ("x", "y"):
-        storage = FileStorage(folder, segment_bytes=SEGMENT, disk=disk)
+        storage = FileStorage(folder, segment_bytes=SEGMENT, reserve_bytes=0, disk=disk)
         try:
             await storage.open()
             seq = (await storage.beginning()).seq
@@ -249,7 +249,7 @@ def recover_in_vain(folder, disk, story):
 
 
 async def reopened_once(folder, disk, story):
-    storage = FileStorage(folder, segment_bytes=SEGMENT, disk=disk)
+    storage = FileStorage(folder, segment_bytes=SEGMENT, reserve_bytes=0, disk=disk)
     try:
         await storage.open()
         seq = (await storage.beginning()).seq

@@ -1,10 +1,13 @@
 """What the platform module says of the machine."""
 
+import errno
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from omniq.host import network_file_system
+from omniq.host import WakeListener, network_file_system
 
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0
@@ -27,3 +30,18 @@ server:/export /srv nfs4 rw 0 0
 )
 def test_network_file_system_is_recognised_by_the_innermost_mount(path, kind):
     assert network_file_system(Path(path), MOUNTS) == kind
+
+
+async def test_no_room_for_a_wake_socket_means_to_look_now_and_then(tmp_path, monkeypatch):
+    """As where the platform has none: news comes later, and nothing fails."""
+
+    class Full(socket.socket):
+        def bind(self, _address):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("omniq.host.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("omniq.host.socket.socket", Full)
+    listener = WakeListener(tmp_path, "a")
+    await listener.wait()
+    listener.close()
+    assert list(tmp_path.iterdir()) == []

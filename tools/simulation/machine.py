@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ("Dead", "Machine", "Process", "Renewal")
 
 SEGMENT_BYTES = 4000  # so that a short run has several
+RESERVE_BYTES = 2048
 LEASE = 10.0
 
 
@@ -142,7 +143,12 @@ class Process:
             listener._socket.close()
 
     def _sibling(self) -> FileStorage:
-        storage = FileStorage(self.machine.path, segment_bytes=SEGMENT_BYTES, disk=_DiskOf(self))
+        storage = FileStorage(
+            self.machine.path,
+            segment_bytes=SEGMENT_BYTES,
+            reserve_bytes=RESERVE_BYTES,
+            disk=_DiskOf(self),
+        )
         self._storages.append(storage)
         return storage
 
