@@ -110,6 +110,10 @@ def load_app(name: str) -> AsyncOmniQ:
 
 
 def _worker(options: argparse.Namespace, argv: list[str]) -> int:
+    if not options.drain:
+        # Until the worker listens to it, an interrupt simply ends this process. As an exception it
+        # may come up in a callback, where Python ignores it, and then nobody would stop.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     app = load_app(options.app)
     logging.basicConfig(
         level=app.settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
