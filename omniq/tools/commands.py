@@ -57,6 +57,7 @@ async def _events(options: argparse.Namespace, output: Output) -> int:
     kinds: frozenset[str] = frozenset(options.kind or ())
     left = options.limit
     async with opened(options.journal) as journal:
+        journal.is_seen = output.is_terminal
         async for seq, commit, event in _candidates(journal, options):
             if left == 0 or output.is_closed:
                 break
@@ -143,13 +144,12 @@ def _verify(options: argparse.Namespace, output: Output) -> int:
     scan = source.make_scan()
     verification = Verification(scan, options.head)
     problems: list[Problem] = []
-    progress = Progress()
-    for problem in verification.problems(progress.at):
-        problems.append(problem)
-        if not output.as_json:
-            progress.done()
-            output.lines(problem_lines(problem))
-    progress.done()
+    with Progress() as progress:
+        for problem in verification.problems(progress.at):
+            problems.append(problem)
+            if not output.as_json:
+                progress.done()
+                output.lines(problem_lines(problem))
     report = VerifyReport(
         journal=source.location,
         backend=source.backend,
@@ -171,14 +171,13 @@ def _recover(options: argparse.Namespace, output: Output) -> int:
     source = find_source(options.journal)
     if options.archive is not None:
         source = behind_archive(options.archive, source)
-    progress = Progress()
-    try:
-        with new_journal(options.target, apart_from=source.path) as target:
-            recovery = Recovery(source.make_scan, target, options.until)
-            recovery.run(progress.at)
-            _check_until(options.until, recovery)
-    finally:
-        progress.done()
+    with (
+        Progress() as progress,
+        new_journal(options.target, apart_from=source.path) as target,
+    ):
+        recovery = Recovery(source.make_scan, target, options.until)
+        recovery.run(progress.at)
+        _check_until(options.until, recovery)
     took = round(time.monotonic() - began, 6)
     report = recovery.report(source.location, printable(options.target), took)
     output.show(report, recovery_lines)
@@ -192,16 +191,13 @@ def _check_until(point: Point, recovery: Recovery) -> None:
 
 def _export(options: argparse.Namespace, output: Output) -> int:
     source = find_source(options.journal)
-    progress = Progress()
-    try:
-        with output.to_file(options.output):
-            for event in export(source):
-                output.json(event)
-                progress.at(event.seq)
-                if output.is_closed:
-                    break
-    finally:
-        progress.done()
+    is_seen = options.output is None and output.is_terminal
+    with Progress(seen=is_seen) as progress, output.to_file(options.output):
+        for event in export(source):
+            output.json(event)
+            progress.at(event.seq)
+            if output.is_closed:
+                break
     return OK
 
 

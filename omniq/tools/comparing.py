@@ -77,22 +77,21 @@ class Difference(msgspec.Struct, frozen=True):
 def compare(a: Source, b: Source, until_a: Point, until_b: Point, limit: int) -> Difference:
     """Compare two journals, each up to a point."""
     ours, theirs = _Walk(a, until_a), _Walk(b, until_b)
-    progress = Progress()
     start = max(ours.beginning.seq, theirs.beginning.seq)
     ours.skip(start)
     theirs.skip(start)
     common = ours.head if ours.head == theirs.head else None
-    while common is not None and ours.commit is not None and ours.commit == theirs.commit:
-        ours.step()
-        theirs.step()
-        if ours.head != theirs.head:  # encoded in another way
-            break
-        common = ours.head
-        progress.at(common.seq)
-    one, other = _first_difference(ours, theirs)
-    ours.finish()
-    theirs.finish()
-    progress.done()
+    with Progress() as progress:
+        while common is not None and ours.commit is not None and ours.commit == theirs.commit:
+            ours.step()
+            theirs.step()
+            if ours.head != theirs.head:  # encoded in another way
+                break
+            common = ours.head
+            progress.at(common.seq)
+        one, other = _first_difference(ours, theirs)
+        ours.finish(progress)
+        theirs.finish(progress)
     found = list(_tasks_that_differ(ours.state, theirs.state, limit))
     kind = _kind(ours, theirs, common, one, other)
     parted = one or other
@@ -204,9 +203,10 @@ class _Walk:
                 yield seq, commit, event
             self.step()
 
-    def finish(self) -> None:
+    def finish(self, progress: Progress) -> None:
         while self.commit is not None:
             self.step()
+            progress.at(self.until)
 
     def side(self) -> Side:
         return Side(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ("Explanation", "Reason", "explain")
 
 LISTED = 5  # workers that are named in a sentence
+LONGEST_MESSAGE = 200  # characters of an error that are told
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -172,13 +173,13 @@ class _Explainer:
             text = f"Attempt {task.attempt} succeeded at {when} on worker {run.worker} after {ran}."
             yield Reason("succeeded", text, iso(run.finished_at))
         elif task.status is TaskStatus.CANCELLED:
-            why = f": {error.message}" if error is not None and error.message else ""
+            why = f": {_short(error.message)}" if error is not None and error.message else ""
             by = "" if said is None else f" by {said.actor} (sequence number {said.seq})"
             seq = None if said is None else said.seq
             text = f"It was cancelled at {when}{by}{_end(why)}"
             yield Reason("cancelled", text, iso(run.finished_at), seq)
         else:
-            said_error = "" if error is None else f": {error.error_type}: {error.message}"
+            said_error = "" if error is None else f": {_told(error)}"
             text = f"It failed for good at {when}, at {_attempt(task)}{_end(said_error)}"
             yield Reason("failed", text, iso(run.finished_at))
             if error is not None and task.attempt <= task.spec.retry.max_retries:
@@ -283,7 +284,7 @@ class _Explainer:
             error = task.error
             text = (
                 f"{_attempt(task).capitalize()} failed at {show_time(task.run.finished_at)} "
-                f"({error.error_type}: {error.message}); the retry waits until {when}."
+                f"({_told(error)}); the retry waits until {when}."
             )
             return Reason("retry_later", text, iso(task.due_at))
         return Reason("due_later", f"It is not due before {when}.", iso(task.due_at))
@@ -380,8 +381,16 @@ def _listed(items: list[str]) -> str:
     return text if len(items) <= LISTED else f"{text}; and {len(items) - LISTED} more"
 
 
+def _told(error: ev.ErrorRecord) -> str:
+    return _short(f"{error.error_type}: {error.message}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 1]}…"
+
+
 def _after(message: str) -> str:
-    return f", {message}" if message else ""
+    return f", {_short(message)}" if message else ""
 
 
 def _end(text: str) -> str:

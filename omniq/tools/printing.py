@@ -95,6 +95,7 @@ class Output:
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")  # a terminal without UTF-8 is no error
         self.as_json = as_json
+        self.is_terminal = self.stream.isatty()
         self.is_closed = False
 
     def line(self, text: str = "") -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 import msgspec
 
@@ -52,14 +52,17 @@ SHOW_EVERY_SECONDS = 0.2
 
 
 class Progress:
-    """How far long work is, on standard error if that is a terminal."""
+    """How far long work is, on standard error if that is a terminal.
 
-    def __init__(self, total: int = 0, stream: TextIO | None = None) -> None:
+    Work that prints to a terminal as it goes is `seen` to go on, and needs none.
+    """
+
+    def __init__(self, total: int = 0, stream: TextIO | None = None, *, seen: bool = False) -> None:
         self._total = total
         self._stream = sys.stderr if stream is None else stream
         self._next = time.monotonic() + SHOW_AFTER_SECONDS
         self._is_shown = False
-        self._is_wanted = self._stream.isatty()
+        self._is_wanted = self._stream.isatty() and not seen
 
     def at(self, seq: int) -> None:
         """Say that everything up to this sequence number was read."""
@@ -71,9 +74,16 @@ class Progress:
         self._stream.write(f"\r\x1b[Kread {seq:,}{share}")
         self._stream.flush()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done()
+
     def done(self) -> None:
         """Take the line away again."""
         if self._is_shown:
+            self._is_shown = False
             self._stream.write("\r\x1b[K")
             self._stream.flush()
 
@@ -87,6 +97,7 @@ class Journal:
         self.head = head
         self.location = printable(storage.location)
         self.backend = "sqlite" if isinstance(storage, SQLiteStorage) else "file"
+        self.is_seen = False  # whether everything that is read is printed to a terminal
         self.torn_bytes = 0
         if isinstance(storage, FileStorage) and storage.torn is not None:
             self.torn_bytes = storage.torn.length
@@ -94,10 +105,9 @@ class Journal:
     async def commits(self, after: int = 0) -> AsyncIterator[list[Commit]]:
         """Yield the commits with events behind `after`, some at a time."""
         end = self.head.seq
-        progress = Progress(end)
         after = max(after, self.beginning.seq)
         seq = after
-        try:
+        with Progress(end, seen=self.is_seen) as progress:
             while seq < end:
                 try:
                     batch = await self.storage.read(seq, READ_EVENTS)
@@ -106,9 +116,8 @@ class Journal:
                 except StorageError:
                     if seq != after or after == self.beginning.seq:
                         raise
-                    seq = (
-                        self.beginning.seq
-                    )  # `after` lies inside of a commit, which a storage need not find
+                    # `after` lies inside of a commit, which a storage need not find.
+                    seq = self.beginning.seq
                     continue
                 if not batch:
                     return
@@ -122,8 +131,6 @@ class Journal:
                     yield wanted
                 progress.at(seq)
                 await asyncio.sleep(0)  # a chance for Ctrl-C
-        finally:
-            progress.done()
 
     async def followed(self, after: int = 0) -> AsyncIterator[list[Commit]]:
         """Yield the commits with events behind `after`, and for ever those that come."""

@@ -296,12 +296,25 @@ def nasty_journal(tmp_path, backend):
 
 @pytest.mark.parametrize(
     "command",
-    [["events"], ["task", NASTY], ["state", "--at", "6"], ["verify"]],
-    ids=["events", "task", "state", "verify"],
+    [
+        ["events"],
+        ["task", NASTY],
+        ["state", "--at", "6"],
+        ["verify"],
+        ["explain", NASTY, "--at", "6"],
+        ["explain", NASTY, "--at", "4"],
+        ["explain", NASTY, "--at", "1"],
+        ["diff", "--at", "4", "--to", "6"],
+        ["export"],
+        ["recover", "TARGET"],
+    ],
+    ids=lambda words: " ".join(words).replace(NASTY, "ID"),
 )
-def test_nothing_in_a_journal_steers_the_terminal(command, nasty_journal, run):
-    name, *rest = command
+def test_nothing_in_a_journal_steers_the_terminal(command, nasty_journal, tmp_path, run):
+    name, *rest = [tmp_path / "new" if word == "TARGET" else word for word in command]
     result = run(name, nasty_journal, *rest)
+    if name == "recover":
+        rest = [tmp_path / "again"]
     assert result.out != ""
     assert [line for line in result.out.split("\n") if not line.isprintable()] == []
     printed = run(name, nasty_journal, *rest, "--json").out
@@ -392,6 +405,13 @@ def test_long_work_shows_how_far_it_is_on_a_terminal(monkeypatch):
         now = 1.5
         progress.at(500)
         progress.done()
+    seen = io.StringIO()
+    seen.isatty = lambda: True
+    now = 0.0
+    with reading.Progress(2000, seen, seen=True) as progress:
+        now = 1.5
+        progress.at(500)
+    assert seen.getvalue() == "", "what is printed to the terminal shows it already"
     assert "read 500 of 2,000 events, 25 %" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r\x1b[K")
     assert no_terminal.getvalue() == ""

@@ -10,12 +10,15 @@ from contextlib import suppress
 
 import pytest
 
+from omniq.core.events import Commit
 from omniq.errors import StorageError
 from omniq.storage.base import Head
+from omniq.storage.encoding import encode_event
 from omniq.tools import naming, targets
-from omniq.tools.targets import FileTarget, new_journal
+from omniq.tools.targets import FileTarget, SQLiteTarget, new_journal
 from tests.storage.language import Died, FaultyDisk, MortalDisk
 from tests.tools.journals import NAMES, STORY, content_of, read, rewrite
+from tests.tools.test_recover import Kept
 
 
 @pytest.fixture(params=["file", "sqlite"])
@@ -136,6 +139,25 @@ def test_name_is_made_durable_after_it_was_given(journal, target, run, monkeypat
     assert [path for path in synced[0] if path.name.endswith(".recovering")] == []
 
 
+def test_every_target_has_the_same_heads_behind_the_same_commits(tmp_path):
+    """The one in memory that other tests use as well."""
+    heads = []
+    for target in (Kept(), FileTarget(tmp_path / "new"), SQLiteTarget(tmp_path / "new.db")):
+        heads.append([])
+        target.begin(Head(2, 0, b"d" * 32))
+        for commit, events in encoded_story(first_seq=3):
+            target.write(commit, events)
+            heads[-1].append(target.head)
+        if not isinstance(target, Kept):
+            target.finish()
+            target.close()
+    assert heads[0] == heads[1] == heads[2]
+    assert [head.seq for head in heads[0]] == [4, 5, 7, 9, 11, 12, 13, 16]
+    for place in ("new", "new.db"):
+        assert read(tmp_path / place).head == heads[0][-1]
+        assert read(tmp_path / place).beginning == Head(2, 0, b"d" * 32)
+
+
 # Power cuts, full disks, kills.
 
 
@@ -151,11 +173,7 @@ def make(disk, path):
         target.close()
 
 
-def encoded_story():
-    from omniq.core.events import Commit
-    from omniq.storage.encoding import encode_event
-
-    first_seq = 1
+def encoded_story(first_seq=1):
     for second, actor, events in STORY:
         yield Commit(first_seq, second, actor, events), [encode_event(event) for event in events]
         first_seq += len(events)

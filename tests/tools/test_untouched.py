@@ -13,7 +13,7 @@ from omniq.config import open_storage
 from omniq.core import events as ev
 from omniq.tools import reading, replay
 from omniq.tools.rows import SQLiteScan
-from tests.tools.journals import CLIENT, LENGTH, START, STORY, A, C, rewrite
+from tests.tools.journals import CLIENT, LENGTH, START, STORY, A, C, content_of, rewrite
 
 COMMANDS = [
     ["summary"],
@@ -90,10 +90,14 @@ async def test_journal_is_read_while_it_is_open_for_writing(tmp_path, backend):
             event = ev.TaskEnqueued(f"task-{number}", "f", "q", b"\x92\x90\x80")
             await storage.append([event], at=START, actor=CLIENT)
             async with storage.exclusive():  # a writer holds the lock, and stays undisturbed
-                for command in ("summary", "state", "verify", "events"):
+                for command in ("summary", "state", "verify", "events", "diff", "export"):
                     status, out = await asyncio.to_thread(call, command, path, "--json")
                     assert status == 0
                     assert f'"seq":{number + 1}' in out
+                target = tmp_path / f"recovered-{number}"
+                status, _ = await asyncio.to_thread(call, "recover", path, target)
+                assert status == 0
+                assert (await content_of(target)).head == await storage.head()
         assert (await storage.append([ev.QueuePaused("q")], at=START, actor=CLIENT)).last_seq == 4
     finally:
         await storage.close()
