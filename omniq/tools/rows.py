@@ -120,13 +120,7 @@ class SQLiteScan:
         rows: list[_Row] = []
         last, end = self.seq, _end(connection)
         while True:
-            read: list[_Row] = []
-            reason = ""
-            try:
-                # Keeps what comes before an error; `fetchall` would not.
-                read.extend(connection.execute(_READ, (last, end, _READ_ROWS)))
-            except _ERRORS as error:
-                reason = str(error)
+            read, reason = _rows_behind(connection, last, end)
             for row in read:
                 if row[0] <= last:  # a damaged tree may lead back to where one came from
                     reason = f"row {row[0]} behind row {last}"
@@ -275,14 +269,27 @@ def _log_of(path: Path) -> Path:
 
 def _connected(path: Path, *parameters: str) -> sqlite3.Connection:
     connection = connect(path, "mode=ro", *parameters)
-    # Text that is none is seen as different, and costs no more than the column that it is in.
-    connection.text_factory = _text
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _rows_behind(connection: sqlite3.Connection, last: int, end: int) -> tuple[list[_Row], str]:
+    """Return some of the rows behind one, and why there are no more that can be read."""
+    read: list[_Row] = []
+    try:
+        # Keeps what comes before an error; `fetchall` would not.
+        read.extend(connection.execute(_READ, (last, end, _READ_ROWS)))
+    except _ERRORS as error:
+        if connection.text_factory is str:
+            # Text that is none is seen as different, and costs no more than its column.
+            connection.text_factory = _text
+            return _rows_behind(connection, last, end)
+        return read, str(error)
+    return read, ""
 
 
 def _text(data: bytes) -> str:
