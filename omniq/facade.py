@@ -188,10 +188,6 @@ class AsyncOmniQ:
         return decorate if function is None else decorate(function)
 
     @overload
-    async def enqueue[**P, R, C](
-        self, function: TaskFunction[P, R, C], /, *args: P.args, **kwargs: P.kwargs
-    ) -> TaskHandle[R]: ...
-    @overload
     async def enqueue[**P, R](
         self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskHandle[R]: ...
@@ -309,6 +305,11 @@ class AsyncOmniQ:
         """
         from omniq.worker.pool import AsyncWorkerPool  # noqa: PLC0415 - clients need no worker
 
+        if unknown := options.keys() - WorkerOptions.__optional_keys__:
+            raise ConfigError(
+                f"a worker has no option {', '.join(sorted(unknown))}; its options are "
+                f"{', '.join(sorted(WorkerOptions.__optional_keys__))}"
+            )
         pool = AsyncWorkerPool(self.engine, self.registry, self.codecs, **options)
         self._pools.add(pool)
         return pool

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from omniq.errors import OmniqError
+from omniq.errors import OmniqError, StorageError
 from omniq.host import random_bytes
 from omniq.storage.base import Bookmark, Snapshot
 
@@ -59,14 +59,20 @@ _header_decoder = msgspec.msgpack.Decoder(_Header)
 async def pieces_of(
     journal_id: bytes, bookmark: Bookmark, parts: AsyncIterable[bytes]
 ) -> AsyncIterator[bytes]:
-    """Yield a snapshot's bytes, piece by piece."""
-    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    """Yield a snapshot's bytes, piece by piece; raises `StorageError` if they are too many."""
+    digest, size = hashlib.blake2b(digest_size=_DIGEST_BYTES), 0
     header = msgspec.msgpack.encode(_Header(_FORMAT, journal_id, bookmark))
     first = b"".join((_MAGIC, _LENGTH.pack(len(header)), header))
     digest.update(first)
     yield first
     async for part in parts:
         piece = _LENGTH.pack(len(part)) + part
+        if (size := size + len(piece)) > MAX_SNAPSHOT_BYTES:
+            raise StorageError(
+                f"the state at sequence number {bookmark.seq} takes more than the "
+                f"{MAX_SNAPSHOT_BYTES} bytes that a snapshot may have. Next: keep results for a "
+                "shorter time (result_ttl), or pass references instead of large arguments"
+            )
         digest.update(piece)
         yield piece
     yield digest.digest()

@@ -135,6 +135,12 @@ class Attempt:
             self._reported = True
             self._report(self, None if self._end is End.LOST else outcome)
 
+    def ended_without_report(self) -> None:
+        """Report a failure if the attempt is over and nobody said how: it must not run for ever."""
+        if not self._reported:
+            kind = "the attempt ended in a way that OmniQ does not know of"
+            self._report_once(self._failed(RuntimeError(kind)))
+
     def _give_up(self) -> None:
         _log.error(
             "task %s (%s) did not end within %g s of being cancelled, and was given up",

@@ -118,7 +118,7 @@ class AsyncWorkerPool:
         The first signal stops in order: running tasks have `shutdown_timeout` to finish, what is
         left is given back. A second one gives everything back at once.
         """
-        with stop_signals(self._stop_soon, lambda: self._end_all(End.STOP)):
+        with stop_signals(self._on_first_signal, lambda: self._end_all(End.STOP)):
             await self._join()
             try:
                 await self._work(until_idle=False)
@@ -150,6 +150,15 @@ class AsyncWorkerPool:
                 await self._leave()
         elif self.id:
             await self._left.wait()  # of `run`, of `drain`, or of another `stop`
+
+    def _on_first_signal(self) -> None:
+        _log.info(
+            "stopping: %d running tasks have %g s to finish; once more gives them back at once",
+            len(self._attempts),
+            self._shutdown_seconds,
+            extra={"action": "worker_stopping", "tasks": len(self._attempts)},
+        )
+        self._stop_soon()
 
     def _stop_soon(self) -> None:
         self._stopping = True
@@ -277,6 +286,7 @@ class AsyncWorkerPool:
         runner = asyncio.create_task(attempt.run())
         self._runners.add(runner)
         runner.add_done_callback(self._runners.discard)
+        runner.add_done_callback(lambda _: attempt.ended_without_report())
         attempt.bind(runner)
 
     async def _make_start_durable(self) -> None:

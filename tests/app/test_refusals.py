@@ -393,3 +393,8 @@ async def test_two_functions_under_one_name_are_refused(oq: AsyncOmniQ) -> None:
     @oq.task(name="mail")
     async def send_mail() -> int:  # noqa: F811 - the same one, defined anew
         return 1
+
+
+async def test_unknown_option_of_a_worker_is_said_with_those_that_exist(oq: AsyncOmniQ) -> None:
+    with pytest.raises(ConfigError, match="no option concurency.*concurrency, lease"):
+        oq.worker(concurency=5)

@@ -169,6 +169,19 @@ async def test_snapshot_that_cannot_be_written_is_said_and_work_goes_on(
         assert await (await oq.enqueue(jobs.add, 1)).status() is TaskStatus.PENDING
 
 
+async def test_state_that_is_too_large_for_a_snapshot_is_said(
+    location, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr("omniq.storage.snapshots.MAX_SNAPSHOT_BYTES", 500)
+    async with AsyncOmniQ(location) as oq:
+        with caplog.at_level(logging.WARNING, "omniq"):
+            await work(oq, 20)
+            while "upkeep_failed" not in {getattr(r, "action", "") for r in caplog.records}:
+                await asyncio.sleep(0)
+        assert await snapshot_seq(oq) == 0
+    assert "more than the 500 bytes" in caplog.text
+
+
 # Retention.
 
 

@@ -47,6 +47,8 @@ async def asynchronous() -> None:
     assert_type(plain(1), str)
 
     assert_type(await bare.enqueue("a"), TaskHandle[int])
+    assert_type(await oq.enqueue(bare, "a"), TaskHandle[int])
+    assert_type(await oq.enqueue(plain, 1), TaskHandle[str])
     handle = await resize.enqueue("a", width=400)
     assert_type(handle, TaskHandle[bytes])
     assert_type(handle.id, str)
