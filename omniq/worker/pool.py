@@ -285,8 +285,12 @@ class AsyncWorkerPool:
         self._attempts[task.id] = attempt
         runner = asyncio.create_task(attempt.run())
         self._runners.add(runner)
-        runner.add_done_callback(self._runners.discard)
-        runner.add_done_callback(lambda _: attempt.ended_without_report())
+
+        def ended(runner: asyncio.Task[None]) -> None:  # one callback: each is a turn of the loop
+            self._runners.discard(runner)
+            attempt.ended_without_report()
+
+        runner.add_done_callback(ended)
         attempt.bind(runner)
 
     async def _make_start_durable(self) -> None:
