@@ -103,7 +103,7 @@ class Simulation:
         self.is_calm = True
         for process in tuple(self.machine.processes):
             self.machine.kill(process)
-        self.loop.run_until_complete(_bury())
+        self.loop.run_until_complete(bury())
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
 
@@ -381,7 +381,7 @@ class Simulation:
                 await process.app.handle(task.id).cancel("the end")
 
 
-async def _bury() -> None:
+async def bury() -> None:
     """End what is left of dead processes: coroutines that wait for what will never happen."""
     for _ in range(_ROUNDS):
         left = asyncio.all_tasks() - {asyncio.current_task()}

@@ -27,7 +27,7 @@ async def succeeded(storage) -> list[str]:
 async def until(condition) -> None:
     async with asyncio.timeout(SOON):
         while not await condition():
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("backend", ["file", "sqlite"])

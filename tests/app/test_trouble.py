@@ -283,7 +283,7 @@ async def test_what_nobody_waits_for_is_synced_about_a_second_later(tmp_path: Pa
             await clock.advance(0.2)
             async with asyncio.timeout(SOON):
                 while oq.storage.synced < round_:
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(0)
 
 
 async def test_a_lazy_sync_that_fails_ends_the_handle_like_any_other(tmp_path: Path, disk) -> None:
@@ -295,7 +295,7 @@ async def test_a_lazy_sync_that_fails_ends_the_handle_like_any_other(tmp_path: P
         await clock.advance(1.1)
         async with asyncio.timeout(SOON):
             while storage._closed_because == "":
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
         disk.broken = False
         with pytest.raises(StorageError, match="sync"):
             await oq.enqueue(jobs.add, 2)

@@ -18,6 +18,7 @@ from omniq.core.projection import Projection
 from omniq.storage.file import FileStorage
 from omniq.upkeep import restored
 from tests.core.language import EVERY_NAME, lines, picture
+from tools.simulate import bury
 from tools.simulation.loop import SimulatedLoop
 from tools.simulation.machine import Machine, Process, Renewal
 
@@ -213,16 +214,6 @@ class Engine(RuleBasedStateMachine):
         self.machine.remove()
         for patch in self.patches:
             patch.stop()
-
-
-async def bury():
-    for _ in range(100):
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        if not left:
-            return
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=1.0)
 
 
 @pytest.mark.timeout(120)

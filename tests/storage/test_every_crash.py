@@ -179,18 +179,22 @@ async def reopened(folder, disk, story):
         storage = FileStorage(folder, segment_bytes=SEGMENT, reserve_bytes=0, disk=disk)
         try:
             await storage.open()
-            seq = (await storage.beginning()).seq
-            kept = []
-            while page := await storage.read(seq):
-                kept += page
-                seq = page[-1].last_seq
-            check(story, kept, (await storage.beginning()).seq, more)
+            await check_what_is_left(storage, story, more)
             if (await storage.beginning()).seq:
                 assert (await storage.load_snapshot()).parts == [b"state", b"more of it"]
             commit = await storage.append(tasks(more), at=99, actor="me")
             await storage.sync(commit.last_seq)
         finally:
             release(storage)
+
+
+async def check_what_is_left(storage, story, more):
+    beginning = seq = (await storage.beginning()).seq
+    kept = []
+    while page := await storage.read(seq):
+        kept += page
+        seq = page[-1].last_seq
+    check(story, kept, beginning, more)
 
 
 def check(story, kept, beginning, more):
@@ -252,11 +256,6 @@ async def reopened_once(folder, disk, story):
     storage = FileStorage(folder, segment_bytes=SEGMENT, reserve_bytes=0, disk=disk)
     try:
         await storage.open()
-        seq = (await storage.beginning()).seq
-        kept = []
-        while page := await storage.read(seq):
-            kept += page
-            seq = page[-1].last_seq
-        check(story, kept, (await storage.beginning()).seq, "")
+        await check_what_is_left(storage, story, "")
     finally:
         release(storage)
