@@ -37,6 +37,10 @@ floors: .venv/.installed-dev  ## Imports go one way (import-linter)
 unit: .venv/.installed-dev  ## The tests alone; ARGS="tests/core -k claim" passes options
 	$(BIN)/pytest $(ARGS)
 
+.PHONY: bench
+bench: .venv/.installed-dev  ## What it costs, beside floors of the same run; ARGS="--quick" for a first look
+	$(BIN)/python tools/bench.py $(ARGS)
+
 .PHONY: sim
 sim: .venv/.installed-dev  ## Simulate lives of a journal; ARGS="--seeds 5000" or ARGS="--seed 42"
 	$(BIN)/python tools/simulate.py $(ARGS)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ("Arguments", "Codecs", "Signature", "convert")
 
 type Arguments = tuple[list[object], dict[str, object]]
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
@@ -137,7 +138,7 @@ class Codecs:
             return list(args), dict(kwargs)
         try:
             arguments = _arguments_decoder.decode(payload)
-        except msgspec.DecodeError as error:
+        except _UNREADABLE as error:
             raise SerializationError(
                 f"the stored arguments of {signature.name} cannot be read: {error}"
             ) from None
@@ -163,7 +164,7 @@ class Codecs:
             return self._unpickle(payload, what)
         try:
             value = _decoder.decode(payload)
-        except msgspec.DecodeError as error:
+        except _UNREADABLE as error:
             raise SerializationError(f"{what} cannot be read: {error}") from None
         return value if kind is Any or type(value) is kind else convert(value, kind, what)
 

@@ -12,12 +12,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from omniq.clock import wait_at_most
 from omniq.core.projection import Projection
 from omniq.core.snapshot import Capture, restore
-from omniq.errors import ConfigError, StorageError
+from omniq.errors import ConfigError, StorageError, UnsupportedFormat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -172,9 +170,9 @@ async def restored(storage: BaseStorage) -> Projection:
         before = snapshot.bookmark.seq
         try:
             return await _restored(snapshot.parts)
-        except msgspec.DecodeError as error:
+        except UnsupportedFormat as error:
             _log.warning(
-                "the snapshot %d of %s is of another version of OmniQ and was ignored: %s",
+                "the snapshot %d of %s was ignored: %s",
                 before,
                 storage.location,
                 error,

@@ -12,7 +12,7 @@ none, so these structs may change freely as long as the version does, too.
 from __future__ import annotations
 
 from itertools import batched
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 
@@ -20,6 +20,7 @@ from omniq.core.events import ErrorRecord
 from omniq.core.projection import Projection
 from omniq.core.task import NO_RUN, Run, TaskRecord, TaskSpec, WorkerRecord
 from omniq.core.transitions import TaskStatus
+from omniq.errors import UnsupportedFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,6 +30,9 @@ __all__ = ("Capture", "restore")
 VERSION: Final = 1
 TASKS_A_PART = 500  # about a millisecond of work
 PLACES_A_PART = 10_000
+
+
+type _Place = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Frame(msgspec.Struct, frozen=True, array_like=True, tag="frame"):
@@ -48,7 +52,7 @@ class _Task(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A task's record; `spec` counts through the specs of all parts up to here."""
 
     id: str
-    spec: int
+    spec: _Place
     payload: bytes
     created_at: int
     due_at: int
@@ -69,13 +73,13 @@ class _Tasks(msgspec.Struct, frozen=True, array_like=True, tag="tasks"):
 class _Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     """Some tasks that stand in line, by their numbers among all tasks, in the line's order."""
 
-    places: list[int]
+    places: list[_Place]
 
 
 class _Later(msgspec.Struct, frozen=True, array_like=True, tag="later"):
     """Some tasks that are not due yet, each with its rank among those due at the same time."""
 
-    places: list[tuple[int, int]]
+    places: list[tuple[_Place, int]]
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -131,9 +135,19 @@ class Capture:
 def restore(parts: Iterable[bytes]) -> Iterator[Projection]:
     """Yield the projection as it grows, after each part; the last one is whole.
 
-    Raises `msgspec.DecodeError` for parts of another version. That they are what was written, all
-    of it, the caller has verified.
+    Raises `UnsupportedFormat` for parts of another version, or of nobody's making. That they are
+    what was written, all of it, the caller has verified.
     """
+    try:
+        yield from _grow(parts)
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, RecursionError) as error:
+        raise UnsupportedFormat(
+            f"the parts of a snapshot cannot be read ({error}); another version of OmniQ may have "
+            "written them"
+        ) from None
+
+
+def _grow(parts: Iterable[bytes]) -> Iterator[Projection]:
     state = Projection()
     specs: list[TaskSpec] = []
     records: list[TaskRecord] = []

@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TextIO
 
-import msgspec
-
 from omniq.config import open_storage
 from omniq.core.projection import Projection
 from omniq.core.snapshot import restore
@@ -261,9 +259,8 @@ def whole(snapshot: Snapshot) -> Projection:
     try:
         for grown in restore(snapshot.parts):
             state = grown
-    except msgspec.DecodeError as error:
+    except UnsupportedFormat as error:
         raise UnsupportedFormat(
-            f"the snapshot at sequence number {snapshot.bookmark.seq} cannot be read ({error}); a "
-            "newer OmniQ may have written it. Next: install that version"
+            f"the snapshot at sequence number {snapshot.bookmark.seq}: {error}"
         ) from None
     return state
