@@ -28,41 +28,29 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zlib import crc32
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import msgspec
 
-from omniq import AsyncOmniQ
-from omniq.core import events as ev
-from omniq.core.projection import Projection
-from omniq.storage.encoding import decode_commit, encode_commit
-from omniq.tools.rows import SQLiteScan
-from omniq.tools.scanning import FileScan
-from omniq.tools.verifying import Verification
+from tools.bench_floors import (
+    BACKENDS,
+    FULL,
+    PAYLOAD,
+    QUICK,
+    Sizes,
+    app_on,
+    floor_f1,
+    floor_f2,
+    floor_s1,
+)
+from tools.bench_reading import fold, open_with_snapshot, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Callable
 
-PAYLOAD = b"x" * 90
-BACKENDS = {"file": "jobs", "sqlite": "jobs.db", "memory": "memory://"}
+    from omniq import AsyncOmniQ
+
 PRODUCERS = 100
-
-
-class Sizes(NamedTuple):
-    """How much is done in a repetition, and how many there are."""
-
-    repetitions: int
-    single: int
-    many: int
-    drained: int
-    trips: int
-    history: int
-
-
-FULL = Sizes(5, 1500, 50_000, 50_000, 400, 1_000_000)
-QUICK = Sizes(3, 300, 10_000, 10_000, 100, 100_000)
 
 
 class Row(NamedTuple):
@@ -77,110 +65,7 @@ class Row(NamedTuple):
     less_is_better: bool = False
 
 
-# Floors.
-
-
-def enqueued(number: int) -> ev.TaskEnqueued:
-    """Return an event like that of a benchmark's task."""
-    task_id = f"019e7044-8800-7000-8000-{number:012d}"
-    return ev.TaskEnqueued(task_id, "bench:noop", "default", PAYLOAD, result_ttl_us=86_400_000_000)
-
-
-def lives(numbers: range) -> list[ev.Event]:
-    """Return all events of some no-op tasks."""
-    tasks = [enqueued(number) for number in numbers]
-    return [
-        *tasks,
-        *[ev.TaskStarted(task.task_id, 1, "worker0001") for task in tasks],
-        *[ev.TaskSucceeded(task.task_id, 1, "worker0001", b"\xc0") for task in tasks],
-    ]
-
-
-async def write_synced(
-    folder: Path, batches: Iterable[list[ev.Event]], work: Callable[[], Awaitable[None]]
-) -> None:
-    """Encode, sum, write and sync these batches, each in a thread, and await work for each."""
-    loop = asyncio.get_running_loop()
-    descriptor = os.open(folder / "floor", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-
-    def write(data: bytes) -> None:
-        os.write(descriptor, crc32(data).to_bytes(4, "little") + data)
-        os.fdatasync(descriptor)
-
-    for number, batch in enumerate(batches):
-        data = msgspec.msgpack.encode(ev.Commit(number + 1, 1, "bench", batch))
-        await loop.run_in_executor(None, write, data)
-        await work()
-    os.close(descriptor)
-
-
-async def nothing() -> None:
-    """Do nothing, as the benchmark's jobs do."""
-
-
-def floor_f1(folder: Path, sizes: Sizes, batch: int, count: int = 0) -> float:
-    """F1: events a second, in batches of this size."""
-    count = count or sizes.many
-    batches: Iterator[list[ev.Event]] = (
-        [enqueued(n) for n in range(first, first + batch)] for first in range(0, count, batch)
-    )
-    began = time.perf_counter()
-    asyncio.run(write_synced(folder, batches, nothing))
-    return count / (time.perf_counter() - began)
-
-
-def floor_f2(folder: Path, sizes: Sizes) -> float:
-    """F2: jobs a second, three events each, and the no-op of each in a task."""
-    batches = (lives(range(first, first + 1000)) for first in range(0, sizes.drained, 1000))
-
-    async def work() -> None:
-        await asyncio.gather(*(asyncio.create_task(nothing()) for _ in range(1000)))
-
-    began = time.perf_counter()
-    asyncio.run(write_synced(folder, batches, work))
-    return sizes.drained / (time.perf_counter() - began)
-
-
-def floor_s1(folder: Path, batch: int, count: int) -> float:
-    """S1: rows a second, in transactions of this many rows, each in a thread."""
-    database = sqlite3.connect(folder / "floor.db", isolation_level=None, check_same_thread=False)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
-    database.execute("CREATE TABLE events (seq INTEGER PRIMARY KEY, task TEXT, data BLOB)")
-    database.execute("CREATE INDEX by_task ON events (task)")
-
-    def insert(rows: list[tuple[int, str, bytes]]) -> None:
-        database.execute("BEGIN IMMEDIATE")
-        database.executemany("INSERT INTO events VALUES (?, ?, ?)", rows)
-        database.execute("COMMIT")
-
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        for first in range(0, count, batch):
-            events = [(n, enqueued(n)) for n in range(first, first + batch)]
-            rows = [(n, event.task_id, msgspec.msgpack.encode(event)) for n, event in events]
-            await loop.run_in_executor(None, insert, rows)
-
-    began = time.perf_counter()
-    asyncio.run(run())
-    took = time.perf_counter() - began
-    database.close()
-    return count / took
-
-
 # What is measured.
-
-
-def app_on(folder: Path, backend: str, **options: Any) -> tuple[AsyncOmniQ, Any]:
-    """Return a new app with its no-op task."""
-    location = BACKENDS[backend] if backend == "memory" else str(folder / BACKENDS[backend])
-    oq = AsyncOmniQ(location, **options)
-
-    @oq.task(name="noop")
-    async def noop(payload: bytes) -> None:
-        del payload
-
-    return oq, noop
 
 
 def enqueue_single(folder: Path, sizes: Sizes, backend: str) -> float:
@@ -352,78 +237,6 @@ def trip_p99(folder: Path, sizes: Sizes, backend: str) -> float:
     return 1000 * found[int(len(found) * 0.99)]
 
 
-def build_history(folder: Path, sizes: Sizes, backend: str) -> int:
-    """Write a history of finished and forgotten tasks, and 10,000 live ones; return its length."""
-
-    async def run() -> int:
-        oq, _ = app_on(folder, backend)
-        await oq.storage.open()
-        first = sizes.history // 3 - sizes.history // 3 % 1000
-        joined = ev.WorkerJoined("worker0001", "host", 1, "boot", 30_000_000)
-        await oq.storage.append([joined], at=1, actor="bench")
-        for start in range(0, first, 1000):
-            tasks = range(start, start + 1000)
-            gone = ev.ResultExpired(tuple(enqueued(n).task_id for n in tasks))
-            await oq.storage.append([*lives(tasks), gone], at=2, actor="bench")
-        live = [enqueued(n) for n in range(first, first + 10_000)]
-        await oq.storage.append([*live], at=3, actor="bench")
-        seq = (await oq.storage.head()).seq
-        await oq.storage.sync(seq)
-        await oq.storage.close()
-        return seq
-
-    return asyncio.run(run())
-
-
-def open_with_snapshot(folder: Path, sizes: Sizes, backend: str) -> float:
-    """Return the milliseconds until a process has the state of a long journal with a snapshot."""
-    build_history(folder, sizes, backend)
-
-    async def run() -> float:
-        took = 0.0
-        for again in (False, True):
-            oq, _ = app_on(folder, backend, result_ttl=None)
-            began = time.perf_counter()
-            stats = await oq.stats()
-            took = time.perf_counter() - began
-            if sum(stats.by_status.values()) != 10_000:  # noqa: PLR2004 - as many are live
-                sys.exit(f"expected 10,000 live tasks, found {stats.by_status}")
-            engine = await oq.engine()
-            while not again and not await engine.storage.snapshot_seq():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)  # it is written beside the work
-            await oq.close()
-        return 1000 * took
-
-    return asyncio.run(run())
-
-
-def fold(folder: Path, sizes: Sizes) -> float:
-    """Return events a second of a fold, decoding included."""
-    del folder
-    count = min(sizes.drained, 30_000)
-    encoded: list[bytes] = []
-    seq = 1
-    for first in range(0, count, 100):
-        events = lives(range(first, first + 100))
-        encoded.append(encode_commit(ev.Commit(seq, 1, "bench", events)))
-        seq += len(events)
-    state, began = Projection(), time.perf_counter()
-    for data in encoded:
-        state.apply(decode_commit(data))
-    return state.seq / (time.perf_counter() - began)
-
-
-def verify(folder: Path, sizes: Sizes, backend: str) -> float:
-    """Return events a second of `verify`."""
-    build_history(folder, sizes, backend)
-    path = folder / BACKENDS[backend]
-    verification = Verification(FileScan(path) if backend == "file" else SQLiteScan(path))
-    began = time.perf_counter()
-    if problems := list(verification.problems(lambda _seq: None)):
-        sys.exit(f"verify finds {problems}")
-    return verification.events / (time.perf_counter() - began)
-
-
 def disk_bytes(folder: Path, sizes: Sizes, backend: str) -> float:
     """Return bytes on the disk of all events of one no-op task."""
     drain(folder, sizes, backend)
@@ -450,17 +263,17 @@ def for_backends(name: str, measure: Callable[..., float], *backends: str, **row
 
 ROWS = [
     Row("enqueue, one after another, file", "/s", lambda f, s: enqueue_single(f, s, "file"),
-        lambda f, s: floor_f1(f, s, 1, s.single), 1 / 1.6),
+        lambda f, s: floor_f1(f, 1, s.single), 1 / 1.6),
     Row("enqueue, one after another, sqlite", "/s", lambda f, s: enqueue_single(f, s, "sqlite"),
         lambda f, s: floor_s1(f, 1, s.single), 1 / 1.8),
     Row("enqueue, 100 producers, file", "/s", lambda f, s: enqueue_together(f, s, "file"),
-        lambda f, s: floor_f1(f, s, 100), 0.5),
+        lambda f, s: floor_f1(f, 100, s.many), 0.5),
     Row("enqueue, 100 producers, sqlite", "/s", lambda f, s: enqueue_together(f, s, "sqlite"),
         lambda f, s: floor_s1(f, 100, s.many), 0.5),
     Row("enqueue_many, 1,000 a call, file", "/s", lambda f, s: enqueue_many(f, s, "file"),
-        lambda f, s: floor_f1(f, s, 1000), 0.6),
+        lambda f, s: floor_f1(f, 1000, s.many), 0.6),
     Row("drain no-op tasks, one process, file", "/s", lambda f, s: drain(f, s, "file"),
-        floor_f2, 0.4),
+        lambda f, s: floor_f2(f, s.drained), 0.4),
     *for_backends("drain no-op tasks, one process", drain, "sqlite", "memory", unit="/s"),
     Row("drain no-op tasks, two processes, file", "/s", lambda f, s: drain_by_two(f, s, "file"),
         lambda f, s: drain(f, s, "file"), 1.0),
