@@ -19,7 +19,9 @@ import secrets
 import sys
 import time
 from collections import deque
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -423,12 +425,15 @@ def main() -> int:
             print("\n".join(simulation.trace))
         return 0
     first = secrets.randbelow(1 << 32) if options.first is None else options.first
-    logging.disable()  # what is simulated is much to complain about
     began = time.monotonic()
-    for number in range(options.seeds):
-        if (failure := run_seed(first + number, options.steps)) is not None:
-            print(failure)
-            return 1
+    seeds = range(first, first + options.seeds)
+    with ProcessPoolExecutor(initializer=logging.disable) as pool:  # there is much to complain
+        run = partial(run_seed, steps=options.steps)
+        for failure in pool.map(run, seeds, chunksize=20):
+            if failure is not None:
+                print(failure)
+                pool.shutdown(cancel_futures=True)
+                return 1
     took = time.monotonic() - began
     rate = 60 * options.seeds / took
     print(f"{options.seeds} seeds from {first} on are well: {took:.1f} s, {rate:,.0f} a minute")
