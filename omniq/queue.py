@@ -58,7 +58,8 @@ RETRY_APPEND_SECONDS = 0.5  # how long outcomes that could not be written wait f
 _FINISHING = (ev.TaskSucceeded, ev.TaskFailed, ev.TaskCancelled)
 
 # After these, what this process believes of the journal and what is in it may differ.
-_FINAL = (StorageClosed, CorruptJournal, UnsupportedFormat, IllegalEvent)
+_UNREADABLE = (CorruptJournal, UnsupportedFormat, IllegalEvent)
+_FINAL = (StorageClosed, *_UNREADABLE)
 
 _log = logging.getLogger(__name__)
 
@@ -378,12 +379,10 @@ class AsyncTaskQueue:
             return
         self._orders.extendleft(reversed(outcomes_of(batch)))
         if self._orders:
-            _log.warning(
-                "%d commands could not be written and will be tried again: %s",
-                len(self._orders),
-                error,
-                extra={"action": "append_failed", "commands": len(self._orders)},
-            )
+            message = "%d commands could not be written and will be tried again: %s"
+            count = len(self._orders)
+            extra = {"action": "append_failed", "commands": count}
+            _log.warning(message, count, error, extra=extra)
             self.clock.call_later(RETRY_APPEND_SECONDS, self._ordered.set)
 
     # Catching up.
@@ -400,12 +399,16 @@ class AsyncTaskQueue:
     async def _catch_up(self) -> None:
         """Apply what was appended by others. The caller holds `_exclusive`."""
         state = self.projection
-        while commits := await self.storage.read(state.seq, READ_EVENTS):
-            for commit in commits:
-                state.apply(commit)
-                self._announce(commit)
-            if state.seq - commits[0].first_seq >= READ_EVENTS - 1:
-                await asyncio.sleep(0)
+        try:
+            while commits := await self.storage.read(state.seq, READ_EVENTS):
+                for commit in commits:
+                    state.apply(commit)
+                    self._announce(commit)
+                if state.seq - commits[0].first_seq >= READ_EVENTS - 1:
+                    await asyncio.sleep(0)
+        except _UNREADABLE as error:  # else whoever looks next would go on behind it
+            self._fail(error)
+            raise
 
     def _announce(self, commit: ev.Commit) -> None:
         if self._waiters:
@@ -427,6 +430,8 @@ class AsyncTaskQueue:
 
     def _fail(self, error: BaseException) -> None:
         """Tell everyone who waits, now and later, that the journal cannot be used from here on."""
+        if self._failure is not None:
+            return  # one reason is enough
         where, extra = self.storage.location, {"action": "journal_failed"}
         _log.error("the journal %s failed: %s", where, error, extra=extra)
         self._failure = error

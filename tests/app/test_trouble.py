@@ -143,8 +143,9 @@ async def test_an_event_that_cannot_follow_ends_the_engine_and_says_so() -> None
         handle = await app.enqueue(jobs.add, 1)
         forged = ev.TaskSucceeded(handle.id, 1, "nobody", b"\x01")
         await storage.append([forged], at=0, actor="forger")
-        with pytest.raises(IllegalEvent, match="cannot follow the state PENDING"):
-            await handle.status()
+        for _ in range(3):  # it is not passed over the next time
+            with pytest.raises(IllegalEvent, match="cannot follow the state PENDING"):
+                await handle.status()
 
 
 async def test_use_after_close_opens_again_and_a_closed_wait_is_told(tmp_path: Path) -> None:
