@@ -19,7 +19,8 @@
         └── StorageClosed        the storage was closed, or a failed sync ended it
 
 Waiting too long raises the built-in `TimeoutError`. Messages name the thing, the values and the
-next step; what a program may want to read is an attribute as well.
+next step; what a program may want to read is an attribute as well. What a journal says may be in
+a message, and a message is printed: characters that could steer a terminal are escaped in it.
 """
 
 from __future__ import annotations
@@ -66,6 +67,9 @@ class Refused(OmniqError):
 class SerializationError(Refused, ValueError):
     """A value cannot be encoded, or what was stored does not fit the annotated type."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(_printable(message))
+
 
 class PayloadTooLarge(SerializationError):
     """Encoded arguments or a result are larger than `Settings.max_payload_bytes`."""
@@ -87,9 +91,11 @@ class TaskFailed(OmniqError):
     """The task ended in FAILED. `.error` is the `TaskError` of its last attempt."""
 
     def __init__(self, task_id: str, error: TaskError) -> None:
-        super().__init__(f"task {task_id} failed: {error.error_type}: {error.message}")
+        message = f"task {task_id} failed: {error.error_type}: {error.message}"
+        super().__init__(_printable(message, but="\n\t"))
         if error.traceback:
-            self.add_note(f"In the worker:\n{error.traceback.rstrip()}")
+            traceback = _printable(error.traceback.rstrip(), but="\n\t")
+            self.add_note(f"In the worker:\n{traceback}")
         self.task_id = task_id
         self.error = error
 
@@ -101,7 +107,8 @@ class TaskCancelled(OmniqError):
     """The task ended in CANCELLED. `.reason` is what its canceller gave, perhaps empty."""
 
     def __init__(self, task_id: str, reason: str = "") -> None:
-        super().__init__(f"task {task_id} was cancelled" + (f": {reason}" if reason else ""))
+        message = f"task {task_id} was cancelled" + (f": {reason}" if reason else "")
+        super().__init__(_printable(message, but="\n\t"))
         self.task_id = task_id
         self.reason = reason
 
@@ -111,6 +118,9 @@ class TaskCancelled(OmniqError):
 
 class StorageError(OmniqError):
     """The journal could not be read or written."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_printable(message))
 
 
 class JournalConflict(StorageError):
@@ -181,3 +191,12 @@ class StorageFull(StorageError):
 
 class StorageClosed(StorageError):
     """The storage was closed, or a failed sync ended this handle; open the journal again."""
+
+
+def _printable(text: str, but: str = "") -> str:
+    """Return text in which what does not print is escaped, but for these characters."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in but else ascii(char)[1:-1] for char in text
+    )

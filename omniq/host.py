@@ -13,18 +13,22 @@ import errno
 import os
 import platform
 import socket
+import stat
 import sys
 import weakref
 from functools import cache
 from pathlib import Path
 
 __all__ = (
+    "EVERYBODY",
     "POLL_SECONDS",
     "Bell",
     "FileLock",
     "WakeListener",
     "boot_id",
+    "exposure",
     "host_name",
+    "make_private",
     "network_file_system",
     "open_private",
     "random_bytes",
@@ -35,6 +39,8 @@ __all__ = (
 
 POLL_SECONDS = 0.05
 PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+EVERYBODY = "everybody"
 _NETWORK_FILE_SYSTEMS = frozenset(
     ("9p", "afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3")
 )
@@ -103,6 +109,30 @@ def open_private(path: Path, flags: int) -> int:
     for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):
         flags |= getattr(os, name, 0)
     return os.open(path, flags, PRIVATE_FILE)
+
+
+def exposure(path: Path) -> tuple[str, str] | None:
+    """Return who else may change a file or what is in a folder, and a command that prevents it.
+
+    None if nobody but the user of this process and root, or where permissions are not of this
+    kind. Whoever can change a journal can make its workers run their tasks with any arguments.
+    """
+    if sys.platform == "win32":
+        return None
+    status, user = path.stat(), os.geteuid()
+    if status.st_mode & stat.S_IWOTH:
+        return EVERYBODY, f"chmod o-w {path}"
+    if status.st_uid not in (user, 0):
+        return f"user {status.st_uid}, who owns it", f"chown {user} {path}"
+    if status.st_mode & stat.S_IWGRP:
+        return f"the group {status.st_gid}", f"chmod g-w {path}"
+    return None
+
+
+def make_private(path: Path) -> None:
+    """Take a folder away from everybody but its owner, if that is the user of this process."""
+    if sys.platform != "win32" and path.stat().st_uid == os.geteuid():
+        path.chmod(PRIVATE_FOLDER)
 
 
 def sync_file(descriptor: int) -> None:

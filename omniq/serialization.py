@@ -133,15 +133,15 @@ class Codecs:
 
     def decode_arguments(self, signature: Signature, payload: bytes, codec: Codec) -> Arguments:
         """Return the arguments of a call, of the annotated types."""
+        what = f"the stored arguments of {signature.name}"
+        self._bound(payload, what)
         if codec == "cloudpickle":
-            args, kwargs = self._unpickle(payload, f"the arguments of {signature.name}")
+            args, kwargs = self._unpickle(payload, what)
             return list(args), dict(kwargs)
         try:
             arguments = _arguments_decoder.decode(payload)
         except _UNREADABLE as error:
-            raise SerializationError(
-                f"the stored arguments of {signature.name} cannot be read: {error}"
-            ) from None
+            raise SerializationError(f"{what} cannot be read: {error}") from None
         return signature.convert(arguments)
 
     def encode_result(self, value: object, name: str) -> bytes:
@@ -160,6 +160,7 @@ class Codecs:
     def decode_result(self, payload: bytes, codec: Codec, kind: Any, name: str) -> object:
         """Return what a task returned, of type `kind`."""
         what = f"the result of {name}"
+        self._bound(payload, what)
         if codec == "cloudpickle":
             return self._unpickle(payload, what)
         try:
@@ -220,7 +221,7 @@ def convert(value: object, kind: Any, what: str) -> object:
         return msgspec.convert(value, kind, dec_hook=_decode_hook)
     except msgspec.ValidationError as error:
         raise SerializationError(f"{what}: {error}, for {value!r:.100}") from None
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         if "is not supported" in str(error) or "unsupported" in str(error):
             return value  # an annotation that msgspec does not know: the value as it was read
         raise SerializationError(f"{what}: {error}") from None

@@ -49,6 +49,7 @@ _PENDING, _RETRYING, _RUNNING = TaskStatus.PENDING, TaskStatus.RETRYING, TaskSta
 _OF_A_TASK: frozenset[type[object]] = frozenset(
     kind for kinds in TRANSITIONS.values() for kind in kinds
 )
+_MAX_US = (1 << 63) - 1  # a forged lease may be longer than any time that can be written
 _NO_COUNTS = dict.fromkeys(TaskStatus, 0)
 
 
@@ -295,7 +296,7 @@ class Projection:
             pid=event.pid,
             boot=event.boot,
             lease_us=event.lease_us,
-            lease_until=self.at + event.lease_us,
+            lease_until=min(self.at + event.lease_us, _MAX_US),
             queues=event.queues,
             concurrency=event.concurrency,
             joined_at=self.at,

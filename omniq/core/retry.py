@@ -40,8 +40,10 @@ def backoff_us(rule: RetryRule, retry: int, drawn: float) -> int:
         uncapped = rule.base_delay_us * rule.factor ** (retry - 1)
     except OverflowError:
         uncapped = float(rule.max_delay_us) if rule.base_delay_us else 0.0
-    ceiling = min(float(rule.max_delay_us), uncapped)
-    return int(ceiling * (1.0 - rule.jitter * drawn))
+    # Written so that what is not a number, as only a forged rule has it, is no delay.
+    ceiling = uncapped if uncapped < rule.max_delay_us else float(rule.max_delay_us)
+    delay = ceiling * (1.0 - rule.jitter * drawn)
+    return int(delay) if 0.0 < delay <= rule.max_delay_us else 0
 
 
 def is_retryable(rule: RetryRule, class_names: tuple[str, ...]) -> bool:

@@ -17,7 +17,7 @@ import msgspec
 
 from omniq.core.events import Commit
 from omniq.errors import JournalConflict, StorageError
-from omniq.host import random_bytes
+from omniq.host import make_private, random_bytes
 from omniq.storage.base import GENESIS, Head, find_task
 from omniq.storage.disk import Disk, is_no_room, storage_error, system_errors
 from omniq.storage.encoding import chain, encode_commit
@@ -118,6 +118,8 @@ class FileStorage(SnapshottingFiles):
             self._end = await self._in_thread(self._find_end)
             return
         self._segments.prepare({*OWN_NAMES, RESERVE_NAME})
+        if not self._segments.firsts():
+            make_private(self.path)  # it is a journal's from now on
         self._rendezvous = rendezvous = Rendezvous(self.path)
         await rendezvous.enter()
         try:

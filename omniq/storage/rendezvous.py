@@ -23,10 +23,12 @@ from zlib import crc32
 
 from omniq.errors import StorageClosed, StorageError
 from omniq.host import (
+    EVERYBODY,
     Bell,
     FileLock,
     WakeListener,
     boot_id,
+    exposure,
     network_file_system,
     random_bytes,
     tells_boots_apart,
@@ -35,7 +37,7 @@ from omniq.host import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ("LOCK_NAME", "OWN_NAMES", "HeadHint", "Rendezvous")
+__all__ = ("LOCK_NAME", "OWN_NAMES", "HeadHint", "Rendezvous", "check_privacy")
 
 LOCK_NAME = "journal.lock"
 WAKE_FOLDER = "wake"
@@ -68,6 +70,30 @@ _CRC = struct.Struct("<I")
 _SUSPECT_OFFSET = _HINT.size + _CRC.size  # a byte behind the hint
 
 
+def check_privacy(path: Path) -> None:
+    """Refuse a file or folder that everybody may change, and warn of one that somebody else may.
+
+    A group or another owner may be meant; everybody never is.
+    """
+    exposed = exposure(path)
+    if exposed is None:
+        return
+    who, command = exposed
+    if who == EVERYBODY:
+        raise StorageError(
+            f"{path} may be changed by everybody, and who can change a journal chooses what its "
+            f"workers run. It was not touched. Next: {command}, or name a folder in it"
+        )
+    _log.warning(
+        "%s may be changed by %s, and who can change a journal chooses what its workers run. "
+        "Next, unless that is meant: %s",
+        path,
+        who,
+        command,
+        extra={"action": "journal_exposed"},
+    )
+
+
 class Rendezvous:
     """One process' handle on the meeting place in `folder`, which exists."""
 
@@ -81,6 +107,7 @@ class Rendezvous:
                 kind,
                 extra={"action": "network_file_system"},
             )
+        check_privacy(folder)
         for name in (WAKE_FOLDER, LIVE_FOLDER):
             (folder / name).mkdir(mode=0o700, exist_ok=True)
         self._lock = FileLock(folder / LOCK_NAME)

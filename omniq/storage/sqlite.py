@@ -26,7 +26,7 @@ from omniq.storage.base import GENESIS, Head
 from omniq.storage.database import connect, error_of, is_broken_device, is_busy, no_database
 from omniq.storage.disk import Disk, system_errors
 from omniq.storage.local import Durability, LocalStorage, finished
-from omniq.storage.rendezvous import HeadHint, Rendezvous
+from omniq.storage.rendezvous import HeadHint, Rendezvous, check_privacy
 from omniq.storage.reserve import RESERVE_BYTES, Reserve
 from omniq.storage.rows import Table, Verified, identify, prepare
 from omniq.storage.snapshot_rows import END, SnapshotTable
@@ -129,6 +129,9 @@ class SQLiteStorage(LocalStorage):
         with suppress(FileExistsError):
             # No connection can have known the file yet, so it may be closed.
             os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                check_privacy(self.path.with_name(f"{self.path.name}{suffix}"))
         # Also for who created it, and may have died before that.
         sync_directory(self.path.parent)
 

@@ -143,7 +143,7 @@ class Attempt:
 
     def _give_up(self) -> None:
         _log.error(
-            "task %s (%s) did not end within %g s of being cancelled, and was given up",
+            "task %r (%s) did not end within %g s of being cancelled, and was given up",
             self.task.id,
             self.task.spec.name,
             GRACE_SECONDS,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ("ChildDied", "Executors")
 
-STOP_SECONDS = 5.0  # how long an idle child may take to end before it is killed
+STOP_SECONDS = 5.0  # how long a child that has nothing to do may take to end before it is killed
 
 
 class ChildDied(OmniqError):
@@ -128,11 +128,20 @@ class _Child:
             while isinstance(message := await self._receive(), protocol.Progress):
                 context.progress(message.fraction, message.message)
         except (ConnectionError, asyncio.IncompleteReadError):
-            code = await self._process.wait()
+            code = await self._exit_status()
             raise ChildDied(
                 f"the child process of {job.name} ended with exit status {code} before its task did"
             ) from None
         return message
+
+    async def _exit_status(self) -> int:
+        """Return how the child ended; one that only stopped making sense is killed."""
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                return await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            return await self._process.wait()
 
     async def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -105,7 +105,13 @@ _answers: msgspec.msgpack.Decoder[Answer | Progress] = msgspec.msgpack.Decoder(
     Returned | Raised | WantsRetry | WantsCancel | Progress
 )
 
-unpack_answer = _answers.decode
+
+def unpack_answer(body: bytes) -> Answer | Progress:
+    """Return what a child said; raises ConnectionError if it is not what a child says."""
+    try:
+        return _answers.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConnectionError(f"this is no message of a child process: {error}") from None
 
 
 def interpreter_options() -> list[str]:

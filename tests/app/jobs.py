@@ -1,5 +1,6 @@
 """Functions that the tests enqueue by name: importable, as a user's would be."""
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -69,6 +70,15 @@ def raise_value_error() -> None:
 
 def exit_hard() -> None:
     os._exit(7)
+
+
+def scribble_on_every_pipe() -> None:
+    """Write nonsense to whatever is open, as a library with a wrong descriptor would."""
+    for descriptor in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b"\xff" * 8)
+    while True:
+        time.sleep(0.01)
 
 
 def unencodable() -> object:

@@ -294,6 +294,20 @@ async def test_a_child_process_that_dies_fails_the_attempt_and_not_the_worker(
     assert await alive.result() == 3
 
 
+async def test_a_child_process_that_speaks_nonsense_is_killed_and_its_task_fails(
+    oq: AsyncOmniQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omniq.worker.executors.STOP_SECONDS", 0.1)
+    confused = await oq.task(executor="process", max_retries=0)(
+        jobs.scribble_on_every_pipe
+    ).enqueue()
+    alive = await oq.task(executor="process")(jobs.add).enqueue(1)
+    await oq.worker(concurrency=1).drain()
+    with pytest.raises(TaskFailed, match="ended with exit status -9"):
+        await confused.result()
+    assert await alive.result() == 3
+
+
 async def test_an_unencodable_result_fails_the_task_without_a_retry(oq: AsyncOmniQ) -> None:
     handle = await oq.options(retry=AT_ONCE).enqueue(jobs.unencodable)
     await oq.worker().drain()
