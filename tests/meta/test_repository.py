@@ -86,10 +86,11 @@ def lines_of(path: Path) -> list[str]:
         return []  # a binary file, such as a golden journal
 
 
-def test_every_test_that_the_guarantees_name_exists():
-    page = (ROOT / "docs" / "explanation" / "guarantees.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(tests/[\w/]+(?:\.py)?)(?:::(\w+))?`", page)
-    assert len(named) > 20
+@pytest.mark.parametrize(("page", "at_least"), [("guarantees", 20), ("security", 8)])
+def test_every_test_that_a_promise_names_exists(page, at_least):
+    text = (ROOT / "docs" / "explanation" / f"{page}.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+(?:\.py)?)(?:::(\w+))?`", text)
+    assert len(named) > at_least
     for path, test in named:
         assert (ROOT / path).exists(), path
         assert not test or f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), test

@@ -4,6 +4,7 @@ Bytes at random fail at the first checksum, so most of these give forged content
 checksums: as somebody who knows the format would.
 """
 
+import asyncio
 import struct
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,7 +17,7 @@ from zlib import crc32
 
 import msgspec
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from omniq import OmniqError, SerializationError
@@ -31,6 +32,7 @@ from omniq.models import HistoryEvent, Task, TaskResult, Worker
 from omniq.serialization import Codecs, Signature
 from omniq.storage.base import GENESIS, Bookmark
 from omniq.storage.encoding import MAX_AT, decode_commit, encode_commit
+from omniq.storage.file import FileStorage
 from omniq.storage.framing import (
     FRAME_MAGIC,
     SEGMENT_MAGIC,
@@ -44,8 +46,10 @@ from omniq.storage.framing import (
 )
 from omniq.storage.segments import Position, Segment, find_end
 from omniq.storage.snapshots import BadSnapshot, pieces_of, snapshot_of
+from omniq.tools import replay
 from omniq.tools.printing import event_lines, view_event
 from omniq.worker import protocol
+from tests.storage.language import names_in, segments, write_journal
 from tests.storage.test_every_damage import Memory
 
 JOURNAL_ID = bytes(range(16))
@@ -188,6 +192,40 @@ def test_segment_with_one_frame_that_says_anything_with_the_right_checksums(
     except StorageError:
         return
     assert position.seq in (0, 1)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Return the folder of a journal with a few events, and the bytes of its segment."""
+    path = tmp_path_factory.mktemp("written") / "journal"
+    asyncio.run(write_journal(path, 4))
+    return path, segments(path)[0].read_bytes()
+
+
+changes = st.lists(st.tuples(st.integers(0, 600), st.binary(min_size=1, max_size=4)), max_size=4)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=changes, command=st.sampled_from(["summary", "events", "verify", "export"]))
+def test_journal_with_any_bytes_in_any_place_is_read_or_refused(
+    written, tmp_path_factory, changes, command, capsys
+):
+    """By the storage, which says a prefix or an error, and by the tools, which say more."""
+    path, data = written
+    damaged = bytearray(data)
+    for offset, change in changes:
+        damaged[offset : offset + len(change)] = change
+    copy = tmp_path_factory.mktemp("copy") / "journal"
+    copy.mkdir()
+    (copy / segments(path)[0].name).write_bytes(damaged)
+    try:
+        names = asyncio.run(names_in(FileStorage(copy, read_only=True)))
+    except StorageError:
+        pass
+    else:
+        assert names == ["0", "1", "2", "3"][: len(names)]
+    assert replay.main([command, str(copy)]) in (0, 1, 2)
+    assert all(char.isprintable() or char == "\n" for char in "".join(capsys.readouterr()))
 
 
 # Commits and events.

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import stat
 
 import pytest
 
@@ -188,25 +187,6 @@ async def test_processes_that_create_a_journal_at_once_share_it(tmp_path, kind):
             writer.stdout.close()
         found = runs(await names_in(kind[0](folder / "journal")))
         assert found == {name: [0, 1, 2] for name in "abcd"}
-
-
-async def test_files_are_for_their_owner_alone(kind, path):
-    previous = os.umask(0)
-    try:
-        async with opened(kind[0](path)) as storage:
-            await storage.append(tasks("a"), at=1, actor="a")
-            await storage.hold_life("w")
-            waiting = asyncio.create_task(storage.wait(1))
-            await settle()
-            modes = {
-                found: stat.filemode(found.lstat().st_mode) for found in path.parent.rglob("*")
-            }
-            waiting.cancel()
-    finally:
-        os.umask(previous)
-    assert len(modes) > 5
-    for found, mode in modes.items():
-        assert mode[4:] == "------", f"{found} has mode {mode}"
 
 
 async def test_death_of_a_process_is_seen_by_its_lock(kind, path):

@@ -1,7 +1,6 @@
 """Where a journal may be, and what is said where it may not."""
 
 import os
-import stat
 
 import pytest
 
@@ -166,26 +165,6 @@ async def test_life_of_a_worker_is_held_once(backend, tmp_path):
         await storage.hold_life("w1")
         with pytest.raises(StorageError, match="already lives"):
             await other.hold_life("w1")
-
-
-async def test_symbolic_link_is_not_followed_to_a_segment(tmp_path):
-    path = tmp_path / "journal"
-    async with opened(FileStorage(path)) as storage:
-        await append(storage, "a")
-    (segment,) = path.glob("*.seg")
-    segment.rename(tmp_path / "elsewhere")
-    segment.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StorageError):
-        await names_in(FileStorage(path))
-
-
-async def test_new_folder_is_private_whatever_the_umask(tmp_path):
-    previous = os.umask(0)
-    try:
-        async with opened(FileStorage(tmp_path / "journal")):
-            assert stat.S_IMODE((tmp_path / "journal").stat().st_mode) == 0o700
-    finally:
-        os.umask(previous)
 
 
 def test_genesis_is_zero():
