@@ -42,7 +42,7 @@ type Duration = float | timedelta
 
 MICROSECOND = timedelta(microseconds=1)
 # The beginning of the year 1 and the end of the year 9999, between which Python has dates.
-_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 _MAX_US = 100 * 365 * 24 * 3600 * 1_000_000  # a century; more is a mistake in the unit
 
 
@@ -59,7 +59,7 @@ def to_us(duration: Duration, name: str) -> int:
 
 def to_datetime(at_us: int) -> datetime:
     """Return a stored time as an aware datetime in UTC, the nearest one that Python has."""
-    at_us = min(max(at_us, _FIRST_US), _LAST_US)  # no clock says so, but a journal may
+    at_us = min(max(at_us, FIRST_US), LAST_US)  # no clock says so, but a journal may
     return datetime.fromtimestamp(at_us // 1_000_000, UTC) + at_us % 1_000_000 * MICROSECOND
 
 

@@ -19,7 +19,7 @@ import msgspec
 from omniq.core.events import ErrorRecord, kind_of
 from omniq.core.retry import RetryRule
 from omniq.host import open_private, sync_file
-from omniq.models import to_datetime
+from omniq.models import FIRST_US, LAST_US, to_datetime
 from omniq.tools.naming import check_free, give_name, temporary_name
 
 if TYPE_CHECKING:
@@ -188,10 +188,9 @@ def iso(at_us: int) -> str | None:
     """Return a stored time as ISO 8601 in UTC, None for 0, which stands for no time."""
     if not at_us:
         return None
-    try:
-        return to_datetime(at_us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    except (OverflowError, ValueError, OSError):
+    if not FIRST_US <= at_us <= LAST_US:
         return f"{at_us} us"  # beyond the years 1 to 9999
+    return to_datetime(at_us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def show_time(at_us: int) -> str:
