@@ -339,11 +339,10 @@ class FileStorage(SnapshottingFiles):
         if seq > known:
             raise StorageError(f"sequence number {seq} is behind the end, {known}")
         # The descriptor is duplicated: the segment may be rotated away and closed meanwhile.
-        descriptor = self.disk.duplicate(segment.descriptor)
-        loop = asyncio.get_running_loop()
-        await finished(
-            loop.run_in_executor(self._syncer, self._sync_and_close, segment, descriptor)
-        )
+        with system_errors(f"cannot sync {segment.path}"):
+            descriptor = self.disk.duplicate(segment.descriptor)
+        run = asyncio.get_running_loop().run_in_executor
+        await finished(run(self._syncer, self._sync_and_close, segment, descriptor))
         self._durable = max(self._durable, known)
 
     def _furthest(self) -> tuple[Segment, int]:
@@ -378,13 +377,14 @@ class FileStorage(SnapshottingFiles):
         end = self._position()
         if after == end.seq and self._inside:
             return []  # the lock's holder knows the end without looking
+        with system_errors(f"cannot read the journal {self.path}"):
+            return self._read(end, after, limit)
+
+    def _read(self, end: Position, after: int, limit: int) -> list[Commit]:
         cursor = self._cursor_at(after)
         looks_again = False
         while True:
-            try:
-                commits, problem = cursor.read(limit, skip_until=after)
-            except OSError as error:
-                raise storage_error(error, f"cannot read {cursor.segment.path}") from error
+            commits, problem = cursor.read(limit, skip_until=after)
             self._durable = max(self._durable, cursor.durable)
             if commits:
                 return commits
@@ -394,7 +394,7 @@ class FileStorage(SnapshottingFiles):
                 looks_again = False
             elif cursor.seq >= self._known_end():
                 return []
-            elif self._segments.firsts()[0] > cursor.seq + 1:
+            elif not self._segments.goes_back_to(cursor.seq):
                 raise self._segments.dropped(cursor.seq)
             elif looks_again:
                 raise cursor.damage(problem)
@@ -410,9 +410,9 @@ class FileStorage(SnapshottingFiles):
         if end.seq == after:
             cursor = msgspec.structs.replace(end)
         else:
-            firsts = self._segments.firsts()
-            if firsts[0] > after + 1:
+            if not self._segments.goes_back_to(after):
                 raise self._segments.dropped(after)
+            firsts = self._segments.firsts()
             first = firsts[bisect_right(firsts, after + 1) - 1]
             cursor = Position.start_of(self._segments.open(first, end))
         self._cursor = cursor

@@ -67,6 +67,11 @@ class SegmentFolder:
         if not self.firsts():
             raise UnsupportedFormat(f"{self.path} holds no segment of an OmniQ journal")
 
+    def goes_back_to(self, after: int) -> bool:
+        """Whether what follows this sequence number is still there."""
+        firsts = self.firsts()
+        return bool(firsts) and firsts[0] <= after + 1
+
     def dropped(self, after: int) -> StorageError:
         """Return the error for who wants to read what is no longer there."""
         firsts = self.firsts()

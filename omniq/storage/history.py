@@ -145,6 +145,8 @@ class History:
 
     def drop(self, firsts: list[int]) -> None:
         """Remove these segments."""
+        if firsts:  # whoever wrote the snapshots may have failed to make their names durable
+            self._disk.sync_directory(self._path)
         for first in firsts:
             with suppress(FileNotFoundError):  # somebody else does the same
                 self._disk.remove(self._path / segment_name(first))
@@ -196,7 +198,8 @@ class SnapshottingFiles(LocalStorage):
 
     async def beginning(self) -> Head:
         self._check()
-        return self._history.beginning()
+        with system_errors(f"cannot find the beginning of {self.path}"):
+            return self._history.beginning()
 
     async def bookmark(self, seq: int) -> Bookmark:
         for place in (self._position(), self._cursor):
@@ -215,7 +218,8 @@ class SnapshottingFiles(LocalStorage):
 
     async def snapshot_seq(self) -> int:
         self._check()
-        return max(self._history.snapshots.seqs(), default=0)
+        with system_errors(f"cannot look for the snapshots of {self.path}"):
+            return max(self._history.snapshots.seqs(), default=0)
 
     async def load_snapshot(self, before: int | None = None) -> Snapshot | None:
         end = self._position()

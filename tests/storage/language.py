@@ -184,6 +184,18 @@ class FaultyDisk(Disk):
         self._check("rename")
         super().rename(source, target)
 
+    def remove(self, path):
+        self._check("remove")
+        super().remove(path)
+
+    def list(self, folder):
+        self._check("list")
+        return super().list(folder)
+
+    def size(self, descriptor):
+        self._check("size")
+        return super().size(descriptor)
+
 
 class SmallDisk(QuickDisk):
     """A disk that has room for so many bytes in the files of one folder, and then is full."""

@@ -511,3 +511,21 @@ async def test_hint_of_an_earlier_boot_is_not_trusted_where_boots_cannot_be_told
         assert [record.action for record in caplog.records] == ["torn_end_cut"]
     finally:
         boot_id.cache_clear()
+
+
+async def test_damage_that_a_power_cut_could_have_done_is_damage_before_there_was_one(tmp_path):
+    """Nothing was synced, so after a restart it is a torn end. Until then, nothing can be torn."""
+    path = tmp_path / "journal"
+    await write_journal(path, 6, synced=False)
+    (segment,) = segments(path)
+    offset = frame_ends(segment.read_bytes())[2]
+    for place in (offset + 5, offset + FRAME_HEADER_BYTES + 5):
+        flip(segment, place)
+        before = contents(path)
+        with pytest.raises(CorruptJournal):
+            await names_in(storage(path))
+        assert contents(path) == before
+        flip(segment, place)
+    flip(segment, offset + 5)
+    reboot(path)
+    assert await names_in(storage(path)) == numbers(2)
