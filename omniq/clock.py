@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from omniq.core.ids import ENTROPY_BYTES, uuid7
+from omniq.core.ids import ENTROPY_BYTES, random_part, uuid7_ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ("Clock", "Entropy", "SystemClock", "SystemEntropy", "Timer", "sleep", "wait_at_most")
 
 _POOL = 512  # ids per call of os.urandom, which costs as much as all the rest of making an id
+_random_parts: list[str] = []  # of the next ids
 _NAME_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 _NAME_LENGTH = 10
 
@@ -76,22 +78,21 @@ class SystemClock:
         return asyncio.get_running_loop().call_later(seconds, callback)
 
 
+if sys.platform != "win32":  # where there is no fork
+    os.register_at_fork(after_in_child=_random_parts.clear)
+
+
 class SystemEntropy:
     """The operating system's randomness. A forked child draws its own."""
 
-    def __init__(self) -> None:
-        self._pool = b""
-        self._used = 0
-        self._pid = 0
-
     def task_id(self, at_us: int) -> str:
-        used = self._used
-        if used >= len(self._pool) or self._pid != os.getpid():
-            self._pool = os.urandom(ENTROPY_BYTES * _POOL)
-            self._pid = os.getpid()
-            used = 0
-        self._used = used + ENTROPY_BYTES
-        return uuid7(at_us, self._pool[used : used + ENTROPY_BYTES])
+        while True:
+            try:
+                return uuid7_ending(at_us, _random_parts.pop())
+            except IndexError:  # also if another thread took the last one
+                drawn = os.urandom(ENTROPY_BYTES * _POOL)
+                starts = range(0, len(drawn), ENTROPY_BYTES)
+                _random_parts.extend([random_part(drawn[n : n + ENTROPY_BYTES]) for n in starts])
 
     def name(self) -> str:
         return "".join(_NAME_ALPHABET[byte & 31] for byte in os.urandom(_NAME_LENGTH))

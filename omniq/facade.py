@@ -369,7 +369,7 @@ class BoundOptions:
             registration = app.registry.register(called, importable=True)
         changed = options.changed(**self._changes)
         enqueuer = Enqueuer(app, registration.name, registration.signature, changed)
-        return (await enqueuer.enqueue([(args, kwargs)]))[0]
+        return await enqueuer.enqueue(args, kwargs)
 
 
 def _status(status: TaskStatus | str) -> TaskStatus:

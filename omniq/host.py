@@ -15,6 +15,7 @@ import platform
 import socket
 import stat
 import sys
+import time
 import weakref
 from functools import cache
 from pathlib import Path
@@ -38,6 +39,7 @@ __all__ = (
 )
 
 POLL_SECONDS = 0.05
+FOLDER_SETTLED_NS = 3_000_000_000  # the coarsest times, those of FAT, are of 2 s
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 EVERYBODY = "everybody"
@@ -312,6 +314,8 @@ class Bell:
 
     def __init__(self, folder: Path) -> None:
         self._folder = _SocketFolder(folder)
+        self._names: list[str] = []  # in the folder, as long as it changed last at
+        self._names_of = -1  # this time
         self._socket: socket.socket | None = None
         if sys.platform != "win32":
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -324,10 +328,9 @@ class Bell:
         """
         if self._socket is None:
             return
-        names: list[str] = []
         with contextlib.suppress(OSError):
-            names = os.listdir(self._folder.path)  # noqa: PTH208 - names are wanted
-        for name in names:
+            self._look()
+        for name in self._names:
             address = self._folder.address(name)
             if name == but or address is None:
                 continue
@@ -338,6 +341,18 @@ class Bell:
                 if error.errno == errno.ECONNREFUSED:
                     with contextlib.suppress(OSError):
                         (self._folder.path / name).unlink()
+
+    def _look(self) -> None:
+        """Learn who is there, by looking only at the folder's time if that is enough.
+
+        A commit rings, and a look costs four times as much. The times of a file system are
+        coarse, so one of just now says nothing: the folder may change once more and keep it.
+        """
+        changed = os.stat(self._folder.path).st_mtime_ns  # noqa: PTH116 - half the time of Path's
+        if changed != self._names_of:
+            self._names = os.listdir(self._folder.path)  # noqa: PTH208 - names are wanted
+            is_settled = changed < time.time_ns() - FOLDER_SETTLED_NS
+            self._names_of = changed if is_settled else -1
 
     def close(self) -> None:
         if self._socket is not None:

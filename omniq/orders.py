@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeIs
+from typing import TYPE_CHECKING, Any, TypeIs
+
+import msgspec
 
 from omniq.core import commands as cmd
 from omniq.core.decide import decide
@@ -23,7 +25,7 @@ MAX_BATCH_EVENTS = 4096  # keeps a commit's work on the event loop below about 2
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of payloads and results; a single command may have more
 
 
-class Order(NamedTuple):
+class Order(msgspec.Struct):
     """A command that was ordered. Without a future nobody waits for its answer."""
 
     command: cmd.Command
@@ -91,12 +93,14 @@ def _is_outcome(command: cmd.Command) -> TypeIs[cmd.Outcome]:
 
 def _weight(command: cmd.Command) -> tuple[int, int]:
     """Return about how many events a command makes, and how many bytes they carry."""
-    if isinstance(command, cmd.Enqueue):
+    if type(command) is cmd.Enqueue:  # for a Struct, isinstance takes six times as long
+        if len(command.tasks) == 1:
+            return 1, _length(command.tasks[0].payload)
         return len(command.tasks), sum([_length(task.payload) for task in command.tasks])
-    if isinstance(command, cmd.Claim):
+    if type(command) is cmd.Claim:
         return command.limit, 0
-    return 1, _length(command.result) if isinstance(command, cmd.Succeed) else 0
+    return 1, _length(command.result) if type(command) is cmd.Succeed else 0
 
 
 def _length(value: bytes) -> int:
-    return len(value) if isinstance(value, bytes) else 0  # what is no bytes is refused later
+    return len(value) if type(value) is bytes else 0  # what is no bytes is refused later

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from omniq.clock import Clock, Entropy
     from omniq.core.task import TaskRecord
     from omniq.storage.base import BaseStorage, Bookmark
+    from omniq.syncing import Waiter
 
 __all__ = ("AsyncTaskQueue", "Listener")
 
@@ -298,11 +299,11 @@ class AsyncTaskQueue:
                 for order in batch:
                     await self._commit_readable([order])
                 return
-            command, future, _ = batch[0]
-            if future is not None:
-                if not future.done():
-                    future.set_exception(error)
-            elif (failure := failure_of(command, error)) is not None:
+            order = batch[0]
+            if order.future is not None:
+                if not order.future.done():
+                    order.future.set_exception(error)
+            elif (failure := failure_of(order.command, error)) is not None:
                 await self._commit_readable([Order(failure, None, durable=False)])
 
     async def _commit(self, batch: list[Order]) -> None:
@@ -312,15 +313,18 @@ class AsyncTaskQueue:
                 commit, answers = await self._decide_and_append(batch)
             else:
                 commit, answers = await self._append_unread(batch)
+        durably: list[Waiter] = []
         for order, answer in zip(batch, answers, strict=True):
-            if order.future is None or order.future.done():
+            future = order.future
+            if future is None or future.done():
                 continue
             if isinstance(answer, OmniqError):
-                order.future.set_exception(answer)
-            elif order.durable and commit is not None:
-                self._syncer.acknowledge(commit.last_seq, order.future, answer)
+                future.set_exception(answer)
+            elif order.durable:
+                durably.append((future, answer))
             else:
-                order.future.set_result(answer)
+                future.set_result(answer)
+        self._syncer.acknowledge(0 if commit is None else commit.last_seq, durably)
         if commit is not None:
             self._announce(commit)
             self._syncer.soon(commit.last_seq)

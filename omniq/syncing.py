@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from omniq.clock import Clock, Timer
     from omniq.storage.base import BaseStorage
 
-__all__ = ("Syncer",)
+__all__ = ("Syncer", "Waiter")
+
+type Waiter = tuple[asyncio.Future[Any], object]  # who waits, and for which answer
 
 SYNC_WITHIN_SECONDS = 0.05  # when written events become durable that nobody waits for
 # Where the owner chose not to wait for the disk: how much a power cut may take, more or less (as
@@ -35,7 +37,7 @@ class Syncer:
         self._storage = storage
         self._clock = clock
         self._on_failure = on_failure
-        self._waiting: deque[tuple[int, asyncio.Future[Any], object]] = deque()
+        self._waiting: deque[tuple[int, list[Waiter]]] = deque()  # by sequence number
         self._wanted = asyncio.Event()
         self._later: Timer | None = None
         self._lazy: Timer | None = None
@@ -57,19 +59,19 @@ class Syncer:
         except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
             self._on_failure(error)
 
-    def acknowledge(self, seq: int, future: asyncio.Future[Any], answer: object) -> None:
-        """Resolve a future with its answer once everything up to `seq` is durable."""
+    def acknowledge(self, seq: int, waiters: list[Waiter]) -> None:
+        """Give these their answers once everything up to `seq` is durable."""
         if seq <= self._storage.durable:
-            future.set_result(answer)
-        else:
-            self._waiting.append((seq, future, answer))
+            _answer(waiters)
+        elif waiters:
+            self._waiting.append((seq, waiters))
             self._wanted.set()
 
     async def make_durable(self, seq: int) -> None:
         """Return once everything up to `seq` is durable."""
         if seq > self._storage.durable:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.acknowledge(seq, future, None)
+            self.acknowledge(seq, [(future, None)])
             await future
 
     def soon(self, seq: int) -> None:
@@ -84,7 +86,7 @@ class Syncer:
         for timer in (self._later, self._lazy):
             if timer is not None:
                 timer.cancel()
-        futures = [future for _, future, _ in self._waiting]
+        futures = [future for _, waiters in self._waiting for future, _ in waiters]
         self._waiting.clear()
         return futures
 
@@ -92,18 +94,23 @@ class Syncer:
         self._later = None
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: done.exception())  # the owner reports failures
-        self.acknowledge(seq, future, None)
+        self.acknowledge(seq, [(future, None)])
 
     def _lazily(self) -> None:
         self._lazy, self._is_lazy_due = None, True
         self._wanted.set()
 
     def _resolve(self, durable: int) -> None:
-        later: deque[tuple[int, asyncio.Future[Any], object]] = deque()
-        while self._waiting:
-            seq, future, answer = self._waiting.popleft()
+        later: deque[tuple[int, list[Waiter]]] = deque()
+        for seq, waiters in self._waiting:
             if seq > durable:
-                later.append((seq, future, answer))
-            elif not future.done():
-                future.set_result(answer)
+                later.append((seq, waiters))
+            else:
+                _answer(waiters)
         self._waiting = later
+
+
+def _answer(waiters: list[Waiter]) -> None:
+    for future, answer in waiters:
+        if not future.done():
+            future.set_result(answer)

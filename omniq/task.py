@@ -177,40 +177,46 @@ class Enqueuer:
     def __init__(self, app: App, name: str, signature: Signature | None, options: Options) -> None:
         self._app = app
         self._signature = signature
+        self._returns: Any = Any if signature is None else signature.returns
         self._options = options
         self._prototype = options.prototype(name, app)
 
-    async def enqueue(
+    async def enqueue(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskHandle[Any]:
+        """Enqueue a task for a call, and return its handle."""
+        payload = self._app.codecs.encode_arguments(self._signature, args, kwargs)
+        queue = await self._app.engine()
+        task = self._new_task(queue, queue.clock.now_us(), payload)
+        await queue.enqueue((task,))
+        return TaskHandle(self._app, task.task_id, self._returns)
+
+    async def enqueue_many(
         self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
     ) -> list[TaskHandle[Any]]:
         """Enqueue a task for each call, all or none, and return their handles."""
-        app, signature, prototype = self._app, self._signature, self._prototype
+        app, signature, kind = self._app, self._signature, self._returns
         payloads = [app.codecs.encode_arguments(signature, args, kwargs) for args, kwargs in calls]
         queue = await app.engine()
         now = queue.clock.now_us()
-        due_at = self._options.due_at(now)
-        tasks: list[TaskEnqueued] = []
-        for payload in payloads:
-            task_id = queue.entropy.task_id(now)
-            tasks.append(
-                TaskEnqueued(
-                    task_id,
-                    prototype.name,
-                    prototype.queue,
-                    payload,
-                    prototype.codec,
-                    prototype.priority,
-                    due_at,
-                    prototype.timeout_us,
-                    prototype.retry,
-                    prototype.interval_us,
-                    task_id if prototype.interval_us else "",
-                    prototype.result_ttl_us,
-                )
-            )
-        await queue.enqueue(tuple(tasks))
-        kind = Any if signature is None else signature.returns
+        tasks = tuple([self._new_task(queue, now, payload) for payload in payloads])
+        await queue.enqueue(tasks)
         return [TaskHandle(app, task.task_id, kind) for task in tasks]
+
+    def _new_task(self, queue: AsyncTaskQueue, now: int, payload: bytes) -> TaskEnqueued:
+        prototype, task_id = self._prototype, queue.entropy.task_id(now)
+        return TaskEnqueued(
+            task_id,
+            prototype.name,
+            prototype.queue,
+            payload,
+            prototype.codec,
+            prototype.priority,
+            self._options.due_at(now),
+            prototype.timeout_us,
+            prototype.retry,
+            prototype.interval_us,
+            task_id if prototype.interval_us else "",
+            prototype.result_ttl_us,
+        )
 
 
 class TaskFunction[**P, R, C]:
@@ -248,7 +254,7 @@ class TaskFunction[**P, R, C]:
         Raises `SerializationError` for arguments that do not fit or cannot be encoded,
         `PayloadTooLarge`, `QueueFull` or `StorageError`; then nothing was written.
         """
-        return (await self._enqueuer.enqueue([(args, kwargs)]))[0]
+        return await self._enqueuer.enqueue(args, kwargs)
 
     async def enqueue_many(
         self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]
@@ -257,7 +263,7 @@ class TaskFunction[**P, R, C]:
 
         Each call is a tuple of positional arguments, or a mapping of keyword arguments.
         """
-        return await self._enqueuer.enqueue([_as_call(call) for call in calls])
+        return await self._enqueuer.enqueue_many([_as_call(call) for call in calls])
 
     def options(self, **changes: Unpack[CallOptions]) -> TaskFunction[P, R, C]:
         """Return this task with other options, which never mix with the task's own arguments.

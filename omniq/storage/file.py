@@ -189,12 +189,11 @@ class FileStorage(SnapshottingFiles):
 
     def _refresh(self, rendezvous: Rendezvous) -> None:
         end = self._position()
-        hint = rendezvous.read_hint()
+        hint, is_suspect = rendezvous.look()
         # A new segment may have begun and still be empty: its first frame could not be written.
         if hint is not None and (hint.seq, hint.segment) > (end.seq, end.segment.first_seq):
             self._move_end(position_of(self._segments.open(hint.segment, end, self._cursor), hint))
             end = self._position()
-        is_suspect = rendezvous.is_suspect()
         if hint is None or is_suspect or end.segment.size() != end.offset:
             # A process wrote, or began a segment, and died or failed before it could say so.
             self.torn = self._follow()
@@ -342,7 +341,10 @@ class FileStorage(SnapshottingFiles):
         with system_errors(f"cannot sync {segment.path}"):
             descriptor = self.disk.duplicate(segment.descriptor)
         run = asyncio.get_running_loop().run_in_executor
-        await finished(run(self._syncer, self._sync_and_close, segment, descriptor))
+        try:
+            await finished(run(self._syncer, self._sync_now, segment, descriptor))
+        finally:  # here, since the thread would have to wait for the interpreter's lock once more
+            self.disk.close(descriptor)
         self._durable = max(self._durable, known)
 
     def _furthest(self) -> tuple[Segment, int]:
@@ -352,13 +354,11 @@ class FileStorage(SnapshottingFiles):
             place = cursor
         return place.segment, place.seq
 
-    def _sync_and_close(self, segment: Segment, descriptor: int) -> None:
+    def _sync_now(self, segment: Segment, descriptor: int) -> None:
         try:
             self.disk.sync(descriptor)
         except OSError as error:
             raise self._sync_failed(segment, error) from error
-        finally:
-            self.disk.close(descriptor)
 
     def _sync_failed(self, segment: Segment, error: OSError) -> StorageError:
         # The kernel reports a failed sync once and marks the pages clean, so trying again would

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -145,13 +145,11 @@ class LocalStorage(BaseStorage):
 
 async def finished[T](work: asyncio.Future[T]) -> T:
     """Wait for what a thread does, and do not leave before it has ended, cancelled or not."""
-    cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait([work])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
         work.exception()  # whoever asked has gone
-        raise cancelled
-    return work.result()
+        raise

@@ -177,12 +177,17 @@ class Rendezvous:
 
     def read_hint(self) -> HeadHint | None:
         """Return the head hint, or None if there is none that this boot can trust."""
-        data = os.pread(self._lock.descriptor, _HINT.size + _CRC.size, 0)
-        if len(data) < _HINT.size + _CRC.size:
-            return None
+        return self.look()[0]
+
+    def look(self) -> tuple[HeadHint | None, bool]:
+        """Return the head hint, and whether a sync failed since everything was last written."""
+        data = os.pread(self._lock.descriptor, _SUSPECT_OFFSET + 1, 0)
+        is_suspect = data[_SUSPECT_OFFSET:] == b"!"
+        if len(data) < _SUSPECT_OFFSET:
+            return None, is_suspect
         if _CRC.unpack_from(data, _HINT.size)[0] != crc32(data[: _HINT.size], self._seed):
-            return None
-        return HeadHint(*_HINT.unpack_from(data))
+            return None, is_suspect
+        return HeadHint(*_HINT.unpack_from(data)), is_suspect
 
     def hint_of_this_boot(self) -> HeadHint | None:
         """Return the head hint if it certainly was written since the machine started.
@@ -227,7 +232,7 @@ class Rendezvous:
 
     def is_suspect(self) -> bool:
         """Whether a sync failed since somebody last wrote everything again."""
-        return os.pread(self._lock.descriptor, 1, _SUSPECT_OFFSET) == b"!"
+        return self.look()[1]
 
     def trust(self) -> None:
         """Say that everything was written again, and synced."""
