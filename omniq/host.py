@@ -264,6 +264,7 @@ class WakeListener:
         self.name = name
         self._folder = _SocketFolder(folder)
         self._rung = asyncio.Event()
+        self._next_ring: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         address = self._folder.address(name)
@@ -280,6 +281,15 @@ class WakeListener:
         await self._rung.wait()
         self._rung.clear()
 
+    async def wait_briefly(self, seconds: float) -> None:
+        """Return when the bell is rung next, or after this time; another may be in `wait`."""
+        self._next_ring = next_ring = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _resolve, next_ring)
+        try:
+            await next_ring
+        finally:
+            timer.cancel()
+
     def close(self) -> None:
         if self._socket is not None:
             self._loop.remove_reader(self._socket)
@@ -290,10 +300,17 @@ class WakeListener:
 
     def _on_ring(self) -> None:
         assert self._socket is not None
+        if self._next_ring is not None:
+            _resolve(self._next_ring)
         self._rung.set()
         with contextlib.suppress(BlockingIOError):
             while self._socket.recv(1):
                 continue
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _bound(address: str, path: Path) -> socket.socket | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, TypeIs
 
 import msgspec
@@ -12,7 +13,6 @@ from omniq.core.events import ErrorRecord
 from omniq.errors import OmniqError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections import deque
     from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Order", "decide_all", "failure_of", "outcomes_of", "take_batch")
 
-MAX_BATCH_EVENTS = 4096  # keeps a commit's work on the event loop below about 20 ms
+MAX_BATCH_EVENTS = 2048  # keeps a commit's work on the event loop below about 10 ms
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of payloads and results; a single command may have more
 
 

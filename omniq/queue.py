@@ -93,7 +93,9 @@ class AsyncTaskQueue:
         self._loaded = False
         self._orders: deque[Order] = deque()
         self._ordered = asyncio.Event()
-        self._exclusive = asyncio.Lock()  # whoever holds it may change the projection
+        # Whoever holds it may change the projection. Who has it must not enter the journal's
+        # exclusive section: that comes first.
+        self._exclusive = asyncio.Lock()
         self._syncer = Syncer(storage, self.clock, self._fail)
         self.upkeep = Upkeep(
             storage,
@@ -268,8 +270,7 @@ class AsyncTaskQueue:
                 batch: list[Order] = []
                 try:
                     batch = take_batch(self._orders)
-                    async with self._exclusive:
-                        await self._commit_what_fits(batch)
+                    await self._commit_what_fits(batch)
                 except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
                     self._refuse(batch, error)
                     break
@@ -308,7 +309,8 @@ class AsyncTaskQueue:
 
     async def _commit(self, batch: list[Order]) -> None:
         """Append the events of a batch as one commit and answer whoever ordered it."""
-        async with self.storage.exclusive():
+        # In this order: while another process holds the journal, the follower reads what it wrote.
+        async with self.storage.exclusive(), self._exclusive:
             if self._loaded:
                 commit, answers = await self._decide_and_append(batch)
             else:

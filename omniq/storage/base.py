@@ -222,7 +222,10 @@ class BaseStorage(ABC):
         raise StorageError(f"the journal {self.location} cannot be archived: it has no segments")
 
     def exclusive(self) -> AbstractAsyncContextManager[object]:
-        """Return a section in which, as far as the backend can, nobody else appends."""
+        """Return a section in which, as far as the backend can, nobody else appends.
+
+        Leaving it does not suspend the task: what was appended in it is announced right after.
+        """
         return nullcontext()
 
     def reserve(self) -> AbstractContextManager[object]:

@@ -152,7 +152,10 @@ class Rendezvous:
             tries += 1
             if tries == _TRIES_BEFORE_WARNING:
                 self._warn_of_holder()
-            await asyncio.sleep(0 if tries < _TRIES_AT_ONCE else _RETRY_SECONDS)
+            if tries < _TRIES_AT_ONCE or self._listener is None:
+                await asyncio.sleep(0 if tries < _TRIES_AT_ONCE else _RETRY_SECONDS)
+            else:  # the holder rings when it leaves
+                await self._listener.wait_briefly(_RETRY_SECONDS)
 
     def _warn_of_holder(self) -> None:
         """Say who keeps everyone waiting: a dead process cannot, but one that is stopped can."""

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import traceback
+from dataclasses import dataclass
 from enum import Enum
 from itertools import dropwhile
 from pathlib import Path
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from omniq.serialization import Codecs
     from omniq.worker.executors import Executors
 
-__all__ = ("Attempt", "End", "describe_error")
+__all__ = ("Attempt", "End", "Surroundings", "describe_error")
 
 _OUR_FOLDERS = tuple(
     f"{Path(file).parent}{os.sep}" for file in (anyio.__file__, omniq_errors.__file__)
@@ -57,44 +58,45 @@ class End(Enum):
     LOST = "lost"  # its claim is gone: nothing it says counts any more
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What the attempts of a worker have in common, as long as it goes by one name."""
+
+    worker: str
+    codecs: Codecs
+    executors: Executors
+    entropy: Entropy
+    clock: Clock
+    make_durable: Callable[[], Awaitable[None]]
+    report: Callable[[Attempt, cmd.Outcome | None], None]
+    report_progress: Callable[[ctx.TaskContext, float, str], None]
+
+
 class Attempt:
-    """A claimed task that is being run. Its outcome is reported once, through `report`."""
+    """A claimed task that is being run. Its outcome is reported once."""
+
+    __slots__ = (
+        "_around", "_context", "_end", "_registration", "_reported", "_runner", "_timer", "task",
+    )  # fmt: skip
 
     def __init__(
-        self,
-        task: TaskRecord,
-        registration: Registration,
-        context: ctx.TaskContext,
-        *,
-        worker: str,
-        codecs: Codecs,
-        executors: Executors,
-        entropy: Entropy,
-        clock: Clock,
-        make_durable: Callable[[], Awaitable[None]],
-        report: Callable[[Attempt, cmd.Outcome | None], None],
+        self, task: TaskRecord, registration: Registration, surroundings: Surroundings
     ) -> None:
         self.task = task
         self._registration = registration
-        self._context = context
-        self._worker = worker
-        self._codecs = codecs
-        self._executors = executors
-        self._entropy = entropy
-        self._clock = clock
-        self._make_durable = make_durable
-        self._report = report
+        self._around = surroundings
+        self._context = ctx.TaskContext(
+            task_id=task.id,
+            name=task.spec.name,
+            queue=task.spec.queue,
+            attempt=task.attempt,
+            max_retries=task.spec.retry.max_retries,
+            report=surroundings.report_progress,
+        )
         self._reported = False
         self._end: End | None = None
         self._runner: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
-
-    def bind(self, runner: asyncio.Task[None]) -> None:
-        """Name the asyncio task that awaits `run`, and begin to count its time."""
-        self._runner = runner
-        if self.task.spec.timeout_us:
-            seconds = self.task.spec.timeout_us / 1_000_000
-            self._timer = self._clock.call_later(seconds, lambda: self.end(End.TIMEOUT))
 
     def end(self, reason: End) -> None:
         """End the attempt; the first reason counts, but for LOST, which trumps all.
@@ -108,22 +110,28 @@ class Attempt:
         self._context.stop()
         if first and self._runner is not None:
             self._runner.cancel()
-            self._set_timer(self._clock.call_later(GRACE_SECONDS, self._give_up))
+            self._set_timer(self._around.clock.call_later(GRACE_SECONDS, self._give_up))
 
     async def run(self) -> None:
         """Run the task once and report the outcome."""
-        task, worker = self.task, self._worker
+        task, worker = self.task, self._around.worker
+        self._runner = asyncio.current_task()
+        if task.spec.timeout_us:
+            seconds = task.spec.timeout_us / 1_000_000
+            self._timer = self._around.clock.call_later(seconds, self._time_out)
         outcome: cmd.Outcome
         try:
             result = await self._call()
-            outcome = cmd.Succeed(task.id, task.attempt, worker, result, self._codecs.codec)
+            codec = self._around.codecs.codec
+            outcome = cmd.Succeed(task.id, task.attempt, worker, result, codec)
         except asyncio.CancelledError as error:
             outcome = self._ended(error)
         except ctx.RetryLater as later:
             outcome = cmd.Release(task.id, task.attempt, worker, later.reason, later.after_us)
         except ctx.Cancel as cancel:
             outcome = cmd.AcknowledgeCancel(task.id, task.attempt, worker, cancel.reason)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            self._report_once(self._failed(error))  # it must not run for ever
             raise
         except BaseException as error:  # noqa: BLE001 - whatever the task raised
             outcome = self._failed(error)
@@ -133,13 +141,10 @@ class Attempt:
         self._set_timer(None)
         if not self._reported:
             self._reported = True
-            self._report(self, None if self._end is End.LOST else outcome)
+            self._around.report(self, None if self._end is End.LOST else outcome)
 
-    def ended_without_report(self) -> None:
-        """Report a failure if the attempt is over and nobody said how: it must not run for ever."""
-        if not self._reported:
-            kind = "the attempt ended in a way that OmniQ does not know of"
-            self._report_once(self._failed(RuntimeError(kind)))
+    def _time_out(self) -> None:
+        self.end(End.TIMEOUT)
 
     def _give_up(self) -> None:
         _log.error(
@@ -158,27 +163,27 @@ class Attempt:
 
     async def _call(self) -> bytes:
         """Call the function and return its encoded result."""
-        registration, task = self._registration, self.task
+        registration, task, around = self._registration, self.task, self._around
         if task.spec.retry.max_retries == 0:
             # At most once: even after power loss the journal must know that it was started.
-            await self._make_durable()
+            await around.make_durable()
         if registration.executor == "process":
-            return await self._executors.run_in_process(
-                registration, task, self._context, self._codecs
+            return await around.executors.run_in_process(
+                registration, task, self._context, around.codecs
             )
-        args, kwargs = self._codecs.decode_arguments(
+        args, kwargs = around.codecs.decode_arguments(
             registration.signature, task.payload, task.spec.codec
         )
         ctx.enter(self._context)
         if registration.executor == "async":
             value = await registration.function(*args, **kwargs)
         else:
-            value = await self._executors.run_in_thread(registration.function, args, kwargs)
-        return self._codecs.encode_result(value, registration.name)
+            value = await around.executors.run_in_thread(registration.function, args, kwargs)
+        return around.codecs.encode_result(value, registration.name)
 
     def _ended(self, error: asyncio.CancelledError) -> cmd.Outcome:
         """Return the outcome of an attempt that was cancelled in the sense of asyncio."""
-        task, worker = self.task, self._worker
+        task, worker = self.task, self._around.worker
         if self._end is End.CANCEL:
             return cmd.AcknowledgeCancel(task.id, task.attempt, worker, "it was cancelled")
         if self._end is End.TIMEOUT:
@@ -193,8 +198,9 @@ class Attempt:
 
     def _failed(self, error: BaseException) -> cmd.Fail:
         record, names = describe_error(error)
+        task, around = self.task, self._around
         return cmd.Fail(
-            self.task.id, self.task.attempt, self._worker, record, names, self._entropy.fraction()
+            task.id, task.attempt, around.worker, record, names, around.entropy.fraction()
         )
 
 

@@ -59,6 +59,10 @@ def _read_jobs(source: BinaryIO, jobs: SimpleQueue[protocol.Job]) -> None:
 
 def _run(job: protocol.Job, target: BinaryIO) -> protocol.Answer:
     codecs = Codecs(job.serializer, job.max_payload_bytes)
+
+    def report(_: ctx.TaskContext, fraction: float, message: str) -> None:
+        _send(target, protocol.Progress(fraction, message))
+
     ctx.enter(
         ctx.TaskContext(
             task_id=job.task_id,
@@ -66,7 +70,7 @@ def _run(job: protocol.Job, target: BinaryIO) -> protocol.Answer:
             queue=job.queue,
             attempt=job.attempt,
             max_retries=job.max_retries,
-            report=lambda fraction, message: _send(target, protocol.Progress(fraction, message)),
+            report=report,
         )
     )
     try:

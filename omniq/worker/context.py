@@ -36,6 +36,8 @@ class Cancel(Exception):
 class TaskContext:
     """The running attempt, as its task sees it. May be used from any thread of the attempt."""
 
+    __slots__ = ("_report", "_stop", "attempt", "id", "max_retries", "name", "queue")
+
     def __init__(
         self,
         *,
@@ -44,7 +46,7 @@ class TaskContext:
         queue: str,
         attempt: int,
         max_retries: int,
-        report: Callable[[float, str], None],
+        report: Callable[[TaskContext, float, str], None],
     ) -> None:
         self.id = task_id
         self.name = name
@@ -52,18 +54,20 @@ class TaskContext:
         self.attempt = attempt
         """1 for the first attempt."""
         self.max_retries = max_retries
-        self.log = logging.LoggerAdapter(
-            _log, {"task_id": task_id, "task_name": name, "attempt": attempt}, merge_extra=True
-        )
-        """A logger that adds the task's id, name and attempt to each record."""
         self._report = report
         self._stop = False
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger that adds the task's id, name and attempt to each record."""
+        extra = {"task_id": self.id, "task_name": self.name, "attempt": self.attempt}
+        return logging.LoggerAdapter(_log, extra, merge_extra=True)
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Record how far the task is, from 0 to 1; every call is an event in the journal."""
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"progress is a fraction from 0 to 1, not {fraction!r}")
-        self._report(float(fraction), clean_text(message))
+        self._report(self, float(fraction), clean_text(message))
 
     def should_stop(self) -> bool:
         """Whether the attempt was cancelled, timed out or lost its claim.

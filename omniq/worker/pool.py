@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from omniq.clock import sleep, wait_at_most
@@ -19,8 +20,7 @@ from omniq.core import events as ev
 from omniq.errors import ConfigError, StorageError
 from omniq.host import boot_id, host_name
 from omniq.models import Duration, to_us
-from omniq.worker.attempt import GRACE_SECONDS, Attempt, End
-from omniq.worker.context import TaskContext
+from omniq.worker.attempt import GRACE_SECONDS, Attempt, End, Surroundings
 from omniq.worker.executors import Executors
 from omniq.worker.liveness import LeaseRenewal, Watch
 from omniq.worker.signals import stop_signals
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from omniq.queue import AsyncTaskQueue
     from omniq.registry import Registry
     from omniq.serialization import Codecs
+    from omniq.worker.context import TaskContext
 
 __all__ = ("AsyncWorkerPool",)
 
@@ -40,6 +41,7 @@ MIN_LEASE_US = 100_000  # shorter ones would fill the journal with renewals
 SHUTDOWN_SECONDS = 30.0
 WATCH_SECONDS = 0.25  # how often the locks of other workers are looked at
 WAIT_SECONDS = 0.5  # before a step is tried again that the system refused
+MAX_CLAIM = 512  # tasks that are started at once: keeps a turn of the loop below about 5 ms
 EXPIRE_AT_ONCE = 1000  # results that are forgotten in one event
 
 _log = logging.getLogger(__name__)
@@ -210,7 +212,7 @@ class AsyncWorkerPool:
         """Start as many due tasks as there are free slots, and return them."""
         if self._lost:
             await self._rejoin()
-        free = self.concurrency - len(self._attempts)
+        free = min(MAX_CLAIM, self.concurrency - len(self._attempts))
         if free <= 0:
             return []
         self._learn_names()
@@ -260,38 +262,16 @@ class AsyncWorkerPool:
         return None if due_at is None else (due_at - self._clock.now_us()) / 1_000_000
 
     def _start(self, task: TaskRecord) -> None:
+        """Begin an attempt; what it does up to its first await is done when this returns."""
         registration = self._registry.get(task.spec.name)
         assert registration is not None, "only tasks with a known name are claimed"
-        context = TaskContext(
-            task_id=task.id,
-            name=task.spec.name,
-            queue=task.spec.queue,
-            attempt=task.attempt,
-            max_retries=task.spec.retry.max_retries,
-            report=self._reporter(task, self.id),
-        )
-        attempt = Attempt(
-            task,
-            registration,
-            context,
-            worker=self.id,
-            codecs=self._codecs,
-            executors=self._executors,
-            entropy=self._queue.entropy,
-            clock=self._clock,
-            make_durable=self._make_start_durable,
-            report=self._on_outcome,
-        )
+        attempt = Attempt(task, registration, self._surroundings)
         self._attempts[task.id] = attempt
-        runner = asyncio.create_task(attempt.run())
-        self._runners.add(runner)
-
-        def ended(runner: asyncio.Task[None]) -> None:  # one callback: each is a turn of the loop
-            self._runners.discard(runner)
-            attempt.ended_without_report()
-
-        runner.add_done_callback(ended)
-        attempt.bind(runner)
+        # Eager: a task that awaits nothing costs no turn of the event loop.
+        runner = asyncio.Task(attempt.run(), loop=self._loop, eager_start=True)
+        if not runner.done():
+            self._runners.add(runner)
+            runner.add_done_callback(self._runners.discard)
 
     async def _make_start_durable(self) -> None:
         await self._queue.make_durable(self._queue.projection.seq)
@@ -303,17 +283,14 @@ class AsyncWorkerPool:
             del self._attempts[attempt.task.id]
         self._wake.set()
 
-    def _reporter(self, task: TaskRecord, worker: str) -> Callable[[float, str], None]:
-        loop, thread = asyncio.get_running_loop(), threading.get_ident()
-
-        def report(fraction: float, message: str) -> None:
-            command = cmd.ReportProgress(task.id, task.attempt, worker, fraction, message)
-            if threading.get_ident() == thread:
-                self._queue.post(command)
-            else:
-                loop.call_soon_threadsafe(self._queue.post, command)
-
-        return report
+    def _report_progress(
+        self, worker: str, context: TaskContext, fraction: float, message: str
+    ) -> None:
+        command = cmd.ReportProgress(context.id, context.attempt, worker, fraction, message)
+        if threading.get_ident() == self._thread:
+            self._queue.post(command)
+        else:
+            self._loop.call_soon_threadsafe(self._queue.post, command)
 
     # Joining and leaving.
 
@@ -321,6 +298,7 @@ class AsyncWorkerPool:
         if self.id:
             raise ConfigError("this worker was used before. Next: make a new one, oq.worker(…)")
         self._queue = await self._engine()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._clock = self._queue.clock
         self._watch = Watch(self._queue.storage, self._clock)
         await self._queue.load()
@@ -356,6 +334,16 @@ class AsyncWorkerPool:
             concurrency=self.concurrency,
         )
         await self._queue.execute(cmd.Join(joined))
+        self._surroundings = Surroundings(
+            worker=self.id,
+            codecs=self._codecs,
+            executors=self._executors,
+            entropy=self._queue.entropy,
+            clock=self._clock,
+            make_durable=self._make_start_durable,
+            report=self._on_outcome,
+            report_progress=partial(self._report_progress, self.id),
+        )
 
     async def _rejoin(self) -> None:
         """Go on under a new name after others took this worker for dead."""
