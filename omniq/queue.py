@@ -93,8 +93,7 @@ class AsyncTaskQueue:
         self._loaded = False
         self._orders: deque[Order] = deque()
         self._ordered = asyncio.Event()
-        # Whoever holds it may change the projection. Who has it must not enter the journal's
-        # exclusive section: that comes first.
+        # Whoever holds it may change the projection. The journal's exclusive section comes first.
         self._exclusive = asyncio.Lock()
         self._syncer = Syncer(storage, self.clock, self._fail)
         self.upkeep = Upkeep(
@@ -126,12 +125,8 @@ class AsyncTaskQueue:
                 await self.flush()
         except StorageError as error:
             # Whoever waited for something was told; what nobody waited for happens again.
-            _log.warning(
-                "the journal %s was closed before everything was written: %s",
-                self.storage.location,
-                error,
-                extra={"action": "closed_early"},
-            )
+            message = "the journal %s was closed before everything was written: %s"
+            _log.warning(message, self.storage.location, error, extra={"action": "closed_early"})
         finally:
             tasks = [*self._tasks, *self._followers]
             self._tasks, self._followers = [], []
@@ -302,8 +297,7 @@ class AsyncTaskQueue:
                 return
             order = batch[0]
             if order.future is not None:
-                if not order.future.done():
-                    order.future.set_exception(error)
+                _tell(order.future, error)
             elif (failure := failure_of(order.command, error)) is not None:
                 await self._commit_readable([Order(failure, None, durable=False)])
 
@@ -378,8 +372,8 @@ class AsyncTaskQueue:
         example when there is room on the disk. What it said of its progress is not.
         """
         for order in batch:
-            if order.future is not None and not order.future.done():
-                order.future.set_exception(error)
+            if order.future is not None:
+                _tell(order.future, error)
         if isinstance(error, _FINAL) or not isinstance(error, OmniqError | OSError):
             self._fail(error)
             return
@@ -450,7 +444,11 @@ class AsyncTaskQueue:
         self._waiters.clear()
         self._orders.clear()
         for future in futures:
-            if not future.done():
-                future.set_exception(error)
+            _tell(future, error)
         for listener in tuple(self._listeners):
             listener.on_failure(error)
+
+
+def _tell(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -13,6 +13,7 @@ import msgspec
 
 from omniq import AsyncOmniQ
 from omniq.core import events as ev
+from omniq.storage.rows import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -111,24 +112,31 @@ def floor_f2(folder: Path, count: int) -> float:
     return count / (time.perf_counter() - began)
 
 
+def row_of(number: int) -> tuple[object, ...]:
+    """Return a row of a journal in SQLite, with what every column but the last two has."""
+    event = enqueued(number)
+    data = msgspec.msgpack.encode(event)
+    kind, task_id, queue = "task.enqueued", event.task_id, event.queue
+    return number + 1, 1, kind, task_id, queue, None, "bench", data, None, None
+
+
 def floor_s1(folder: Path, batch: int, count: int) -> float:
     """S1: rows a second, in transactions of this many rows, each in a thread."""
     database = sqlite3.connect(folder / "floor.db", isolation_level=None, check_same_thread=False)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
-    database.execute("CREATE TABLE events (seq INTEGER PRIMARY KEY, task TEXT, data BLOB)")
-    database.execute("CREATE INDEX by_task ON events (task)")
+    database.executescript(SCHEMA)
+    places = ", ".join("?" * 10)
 
-    def insert(rows: list[tuple[int, str, bytes]]) -> None:
+    def insert(rows: list[tuple[object, ...]]) -> None:
         database.execute("BEGIN IMMEDIATE")
-        database.executemany("INSERT INTO events VALUES (?, ?, ?)", rows)
+        database.executemany(f"INSERT INTO events VALUES ({places})", rows)  # noqa: S608 - ours
         database.execute("COMMIT")
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
         for first in range(0, count, batch):
-            events = [(n, enqueued(n)) for n in range(first, first + batch)]
-            rows = [(n, event.task_id, msgspec.msgpack.encode(event)) for n, event in events]
+            rows = [row_of(number) for number in range(first, first + batch)]
             await loop.run_in_executor(None, insert, rows)
 
     began = time.perf_counter()

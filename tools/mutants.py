@@ -46,8 +46,8 @@ MUTANTS = (
     Mutant(
         "acknowledged before it is synced",
         "omniq/syncing.py",
-        "        if seq <= self._storage.durable:\n            future.set_result(answer)",
-        "        if not future.done():\n            future.set_result(answer)",
+        "        if seq <= self._storage.durable:\n            _answer(waiters)",
+        "        if seq >= 0:\n            _answer(waiters)",
         (SIMULATION,),
     ),
     Mutant(

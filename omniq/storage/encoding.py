@@ -18,7 +18,7 @@ from omniq.core.events import Commit, Event
 from omniq.errors import PayloadTooLarge, SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
 
 __all__ = (
     "MAX_COMMIT_BYTES",
@@ -27,7 +27,7 @@ __all__ = (
     "decode_commit",
     "decode_event",
     "encode_commit",
-    "encode_event",
+    "encode_events",
     "joined",
     "misplaced",
 )
@@ -50,10 +50,10 @@ def encode_commit(commit: Commit) -> bytes:
     return payload
 
 
-def encode_event(event: Event) -> bytes:
-    """Return the bytes of one event of a commit; raises `SerializationError`, too."""
+def encode_events(events: Iterable[Event]) -> list[bytes]:
+    """Return the bytes of each event of a commit; raises `SerializationError`, too."""
     with _unencodable():
-        return _encoder.encode(event)
+        return [_encoder.encode(event) for event in events]
 
 
 def check_readable(payload: bytes, count: int) -> None:

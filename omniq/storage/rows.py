@@ -21,7 +21,7 @@ from omniq.storage.encoding import (
     chain,
     check_readable,
     decode_commit,
-    encode_event,
+    encode_events,
     joined,
     misplaced,
 )
@@ -147,6 +147,7 @@ class Verified(msgspec.Struct, frozen=True):
     commit: Commit
     digest: bytes
     durable: bool
+    size: int  # in bytes, encoded
 
 
 class Table:
@@ -202,7 +203,7 @@ class Table:
     ) -> Verified:
         """Write events behind the head, as one commit."""
         commit = Commit(head.seq + 1, max(at, head.at), actor, list(events))
-        encoded = [encode_event(event) for event in events]
+        encoded = encode_events(events)
         return self.write(connection, head.digest, commit, encoded, durable=durable)
 
     def write(
@@ -219,7 +220,7 @@ class Table:
         check_readable(payload, len(encoded))
         digest = chain(before, payload)
         connection.executemany(_INSERT, _rows(commit, encoded, digest, durable=durable))
-        return Verified(commit, digest, durable)
+        return Verified(commit, digest, durable, len(payload))
 
     def commits(
         self, connection: sqlite3.Connection, after: int, digest: bytes
@@ -297,7 +298,7 @@ class Table:
             ) from None
         if (problem := misplaced(commit, after, earliest, len(rows))) is not None:
             raise self.corrupt(first_seq, *problem, len(rows))
-        return Verified(commit, computed, bool(rows[-1][5]))
+        return Verified(commit, computed, bool(rows[-1][5]), len(payload))
 
     def corrupt(self, seq: int, expected: str, found: str, count: int = 0) -> CorruptJournal:
         """Return the error of damage from `seq` on, to that many events if it is known."""

@@ -19,7 +19,7 @@ from omniq.core.task import WorkerRecord
 from omniq.core.transitions import TaskStatus
 from omniq.errors import ConfigError, IllegalEvent
 from omniq.storage.base import Head
-from omniq.storage.encoding import encode_event
+from omniq.storage.encoding import encode_events
 from omniq.tools.points import END, Point
 from omniq.tools.reading import whole
 from omniq.tools.reports import HeadView, view_head
@@ -291,7 +291,7 @@ class Recovery:
             self.lost_workers.append(LostWorker(worker, tasks))
             commit = Commit(head.seq + 1, max(state.at, head.at), ACTOR, events)
             state.apply(commit)
-            self._write(commit, [encode_event(event) for event in events])
+            self._write(commit, encode_events(events))
             self.added += len(events)
             head = self._target.head
 

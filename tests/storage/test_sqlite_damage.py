@@ -12,7 +12,7 @@ import pytest
 
 from omniq.core.events import Commit
 from omniq.errors import CorruptJournal, StorageError, UnsupportedFormat
-from omniq.storage.encoding import chain, encode_commit, encode_event, joined
+from omniq.storage.encoding import chain, encode_commit, encode_events, joined
 from omniq.storage.sqlite import SQLiteStorage
 from omniq.tools.rows import SQLiteScan
 from omniq.tools.scanning import Problem
@@ -336,7 +336,7 @@ async def test_time_that_goes_back_or_ends_is_damage_though_its_digest_is_right(
     digest = chain(bytes(32), encode_commit(first))
     rows = []
     for seq, when in enumerate((at, later), 2):
-        data = encode_event(event)
+        data = encode_events([event])[0]
         digest = chain(digest, joined(seq, when, "a", [data]))
         rows.append(
             f"INSERT INTO events VALUES ({seq}, {when}, 'task.requeued', 'x', NULL, NULL, 'a',"

@@ -13,7 +13,7 @@ import pytest
 from omniq.core.events import Commit
 from omniq.errors import StorageError
 from omniq.storage.base import Head
-from omniq.storage.encoding import encode_event
+from omniq.storage.encoding import encode_events
 from omniq.tools import naming, targets
 from omniq.tools.targets import FileTarget, SQLiteTarget, new_journal
 from tests.storage.language import Died, FaultyDisk, MortalDisk
@@ -175,7 +175,7 @@ def make(disk, path):
 
 def encoded_story(first_seq=1):
     for second, actor, events in STORY:
-        yield Commit(first_seq, second, actor, events), [encode_event(event) for event in events]
+        yield Commit(first_seq, second, actor, events), encode_events(events)
         first_seq += len(events)
 
 
