@@ -166,7 +166,7 @@ class AsyncTaskQueue:
         if self._loaded:
             await self.make_durable(self.projection.seq)
 
-    async def _order(self, command: cmd.Command, *, durable: bool) -> Sequence[ev.Event]:
+    def _order(self, command: cmd.Command, *, durable: bool) -> asyncio.Future[Sequence[ev.Event]]:
         self._check()
         if len(self._orders) >= MAX_WAITING_COMMANDS:
             raise QueueFull(
@@ -176,7 +176,7 @@ class AsyncTaskQueue:
         future: asyncio.Future[Sequence[ev.Event]] = asyncio.get_running_loop().create_future()
         self._orders.append(Order(command, future, durable))
         self._ordered.set()
-        return await future
+        return future
 
     def _check(self) -> None:
         if not self._tasks:
@@ -334,7 +334,7 @@ class AsyncTaskQueue:
         answers: list[Sequence[ev.Event] | OmniqError] = []
         events: list[ev.Event] = []
         for order in batch:
-            assert isinstance(order.command, cmd.Enqueue), "all other commands load the state"
+            assert type(order.command) is cmd.Enqueue, "all other commands load the state"
             answers.append(order.command.tasks)
             events.extend(order.command.tasks)
         if not events:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import sqlite3
 import time
@@ -11,45 +12,75 @@ from zlib import crc32
 
 import msgspec
 
-from omniq import AsyncOmniQ
+from omniq import AsyncOmniQ, current_task
 from omniq.core import events as ev
 from omniq.storage.rows import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
     from pathlib import Path
 
+UVLOOP = "OMNIQ_BENCH_UVLOOP"  # set in the environment: use it
 PAYLOAD = b"x" * 90
-
-
 BACKENDS = {"file": "jobs", "sqlite": "jobs.db", "memory": "memory://"}
+RAN: list[None] = []  # an entry for each no-op that ran in this process
 
 
 class Sizes(NamedTuple):
     """How much is done in a repetition, and how many there are."""
 
     repetitions: int
-    single: int
-    many: int
-    drained: int
-    trips: int
-    history: int
+    single: int  # calls, one after another
+    many: int  # tasks that are enqueued together, or drained
+    trips: int  # round trips
+    history: int  # events of a long journal
+    backlog: int  # pending tasks of a long queue
+    idle: float  # seconds
 
 
-FULL = Sizes(5, 1500, 50_000, 50_000, 400, 1_000_000)
-QUICK = Sizes(3, 300, 10_000, 10_000, 100, 100_000)
+FULL = Sizes(5, 1500, 50_000, 500, 1_000_000, 1_000_000, 5.0)
+QUICK = Sizes(3, 200, 5_000, 60, 60_000, 20_000, 0.5)
 
 
-def app_on(folder: Path, backend: str, **options: Any) -> tuple[AsyncOmniQ, Any]:
-    """Return a new app with its no-op task."""
+class Tasks(NamedTuple):
+    """The jobs of the benchmark."""
+
+    noop: Any
+    stamp: Any
+    burn: Any
+    hang: Any
+
+
+def app_on(folder: Path, backend: str, **options: Any) -> tuple[AsyncOmniQ, Tasks]:
+    """Return a new app with its tasks."""
     location = BACKENDS[backend] if backend == "memory" else str(folder / BACKENDS[backend])
     oq = AsyncOmniQ(location, **options)
 
     @oq.task(name="noop")
     async def noop(payload: bytes) -> None:
         del payload
+        RAN.append(None)
 
-    return oq, noop
+    @oq.task(name="stamp")
+    async def stamp(payload: bytes) -> float:
+        """Say when it began, by the clock that all processes of a machine share."""
+        del payload
+        RAN.append(None)
+        return time.monotonic()
+
+    @oq.task(name="burn")
+    async def burn() -> None:
+        spin(0.001)
+        RAN.append(None)
+
+    @oq.task(name="hang")
+    async def hang() -> float:
+        """Hang at the first attempt, and say when the second one began."""
+        if current_task().attempt == 1:
+            await asyncio.sleep(3600)
+        return time.monotonic()
+
+    return oq, Tasks(noop, stamp, burn, hang)
 
 
 def enqueued(number: int) -> ev.TaskEnqueued:
@@ -66,6 +97,13 @@ def lives(numbers: range) -> list[ev.Event]:
         *[ev.TaskStarted(task.task_id, 1, "worker0001") for task in tasks],
         *[ev.TaskSucceeded(task.task_id, 1, "worker0001", b"\xc0") for task in tasks],
     ]
+
+
+def run_loop[T](work: Coroutine[Any, Any, T]) -> T:
+    """Run this on the event loop that the benchmark was asked for, in all of its processes."""
+    uses_uvloop = bool(os.environ.get(UVLOOP))
+    factory = importlib.import_module("uvloop").new_event_loop if uses_uvloop else None
+    return asyncio.run(work, loop_factory=factory)
 
 
 async def write_synced(
@@ -96,7 +134,7 @@ def floor_f1(folder: Path, batch: int, count: int) -> float:
         [enqueued(n) for n in range(first, first + batch)] for first in range(0, count, batch)
     )
     began = time.perf_counter()
-    asyncio.run(write_synced(folder, batches, nothing))
+    run_loop(write_synced(folder, batches, nothing))
     return count / (time.perf_counter() - began)
 
 
@@ -108,12 +146,12 @@ def floor_f2(folder: Path, count: int) -> float:
         await asyncio.gather(*(asyncio.create_task(nothing()) for _ in range(1000)))
 
     began = time.perf_counter()
-    asyncio.run(write_synced(folder, batches, work))
+    run_loop(write_synced(folder, batches, work))
     return count / (time.perf_counter() - began)
 
 
 def row_of(number: int) -> tuple[object, ...]:
-    """Return a row of a journal in SQLite, with what every column but the last two has."""
+    """Return a row of a journal in SQLite, as every one of a commit but its last."""
     event = enqueued(number)
     data = msgspec.msgpack.encode(event)
     kind, task_id, queue = "task.enqueued", event.task_id, event.queue
@@ -126,11 +164,10 @@ def floor_s1(folder: Path, batch: int, count: int) -> float:
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
     database.executescript(SCHEMA)
-    places = ", ".join("?" * 10)
 
     def insert(rows: list[tuple[object, ...]]) -> None:
         database.execute("BEGIN IMMEDIATE")
-        database.executemany(f"INSERT INTO events VALUES ({places})", rows)  # noqa: S608 - ours
+        database.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         database.execute("COMMIT")
 
     async def run() -> None:
@@ -140,7 +177,14 @@ def floor_s1(folder: Path, batch: int, count: int) -> float:
             await loop.run_in_executor(None, insert, rows)
 
     began = time.perf_counter()
-    asyncio.run(run())
+    run_loop(run())
     took = time.perf_counter() - began
     database.close()
     return count / took
+
+
+def spin(seconds: float) -> None:
+    """Keep a core busy with Python for so long, of this thread's own time."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        sum(range(100))
