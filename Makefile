@@ -41,6 +41,18 @@ unit: .venv/.installed-dev  ## The tests alone; ARGS="tests/core -k claim" passe
 bench: .venv/.installed-dev  ## What it costs, beside floors of the same run; ARGS="--quick" for a first look
 	$(BIN)/python tools/bench.py $(ARGS)
 
+.PHONY: profile
+profile: .venv/.installed-dev  ## Where the time goes in a measure of the benchmark: ARGS="'drain file' --calls"
+	$(BIN)/python tools/profiling.py $(ARGS)
+
+.PHONY: scale
+scale: .venv/.installed-dev  ## Costs at a thousand times the size, beside those at the usual one; takes minutes
+	$(BIN)/python tools/scale.py $(ARGS)
+
+.PHONY: compare
+compare: .venv/.installed-dev  ## What other queues do with the same jobs, if their servers are found
+	$(BIN)/python tools/compare.py $(ARGS)
+
 .PHONY: sim
 sim: .venv/.installed-dev  ## Simulate lives of a journal; ARGS="--seeds 5000" or ARGS="--seed 42"
 	$(BIN)/python tools/simulate.py $(ARGS)

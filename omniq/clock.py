@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from omniq.core.ids import ENTROPY_BYTES, random_part, uuid7_ending
+from omniq.core.ids import ENTROPY_BYTES, random_part, time_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,10 +85,16 @@ if sys.platform != "win32":  # where there is no fork
 class SystemEntropy:
     """The operating system's randomness. A forked child draws its own."""
 
+    def __init__(self) -> None:
+        self._at = -1  # the time of the last id
+        self._time_part = ""
+
     def task_id(self, at_us: int) -> str:
+        if at_us != self._at:  # the ids of one call have one time
+            self._at, self._time_part = at_us, time_part(at_us)
         while True:
             try:
-                return uuid7_ending(at_us, _random_parts.pop())
+                return self._time_part + _random_parts.pop()
             except IndexError:  # also if another thread took the last one
                 drawn = os.urandom(ENTROPY_BYTES * _POOL)
                 starts = range(0, len(drawn), ENTROPY_BYTES)
@@ -103,7 +109,7 @@ class SystemEntropy:
 
 async def sleep(clock: Clock, seconds: float) -> None:
     """Wait for this long by the clock."""
-    await wait_at_most(clock, asyncio.Event(), seconds)
+    await _resolved(clock, asyncio.get_running_loop().create_future(), seconds)
 
 
 async def wait_at_most(clock: Clock, event: asyncio.Event, seconds: float | None) -> bool:
@@ -111,13 +117,25 @@ async def wait_at_most(clock: Clock, event: asyncio.Event, seconds: float | None
     if seconds is None or event.is_set():
         await event.wait()
         return True
-    woken = asyncio.Event()
     waiter = asyncio.ensure_future(event.wait())
-    waiter.add_done_callback(lambda _: woken.set())
-    timer = clock.call_later(max(0.0, seconds), woken.set)
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiter.add_done_callback(lambda _: _resolve(future))
     try:
-        await woken.wait()
+        await _resolved(clock, future, seconds)
     finally:
-        timer.cancel()
         waiter.cancel()
     return event.is_set()
+
+
+async def _resolved(clock: Clock, future: asyncio.Future[None], seconds: float) -> None:
+    """Wait for a future, and resolve it after so many seconds if nobody else does."""
+    timer = clock.call_later(max(0.0, seconds), lambda: _resolve(future))
+    try:
+        await future
+    finally:
+        timer.cancel()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

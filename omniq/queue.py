@@ -339,7 +339,8 @@ class AsyncTaskQueue:
             events.extend(order.command.tasks)
         if not events:
             return None, answers
-        commit = await self.storage.append(events, at=self.clock.now_us(), actor=self.actor)
+        now, durable = self.clock.now_us(), any(order.durable for order in batch)
+        commit = await self.storage.append(events, at=now, actor=self.actor, durable=durable)
         return commit, answers
 
     async def _decide_and_append(
@@ -355,7 +356,10 @@ class AsyncTaskQueue:
                 if not events:
                     state.rollback()
                     return None, answers
-                commit = await self.storage.append(events, at=at, actor=self.actor, expected=seq)
+                durable = any(order.durable for order in batch)
+                commit = await self.storage.append(
+                    events, at=at, actor=self.actor, expected=seq, durable=durable
+                )
             except JournalConflict:
                 state.rollback()
                 continue

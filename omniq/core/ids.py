@@ -7,34 +7,28 @@ method 3), the rest is the caller's entropy.
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
 
-__all__ = ("ENTROPY_BYTES", "next_run_id", "random_part", "uuid7", "uuid7_ending")
+__all__ = ("ENTROPY_BYTES", "next_run_id", "random_part", "time_part", "uuid7")
 
 ENTROPY_BYTES = 8
 
 
 def uuid7(at_us: int, entropy: bytes) -> str:
     """Return the UUIDv7 for a time in microseconds and at least `ENTROPY_BYTES` of entropy."""
-    return uuid7_ending(at_us, random_part(entropy))
+    return time_part(at_us) + random_part(entropy)
+
+
+def time_part(at_us: int) -> str:
+    """Return the beginning of the ids of a microsecond."""
+    milliseconds, microseconds = divmod(at_us, 1000)
+    text = f"{milliseconds:012x}"
+    return f"{text[:8]}-{text[8:]}-7{microseconds * 4096 // 1000:03x}-"
 
 
 def random_part(entropy: bytes) -> str:
     """Return the end of an id, which needs at least `ENTROPY_BYTES` of entropy."""
     text = entropy[:8].hex()
     return f"{'89ab'[entropy[0] >> 6]}{text[1:4]}-{text[4:]}"
-
-
-def uuid7_ending(at_us: int, random: str) -> str:
-    """Return the UUIDv7 for a time in microseconds and a `random_part`."""
-    milliseconds, microseconds = divmod(at_us, 1000)
-    return f"{_time(milliseconds)}-7{microseconds * 4096 // 1000:03x}-{random}"
-
-
-@lru_cache(maxsize=4)  # many ids are made in the same millisecond
-def _time(milliseconds: int) -> str:
-    text = f"{milliseconds:012x}"
-    return f"{text[:8]}-{text[8:]}"
 
 
 def next_run_id(previous_id: str, at_us: int) -> str:

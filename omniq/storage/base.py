@@ -101,9 +101,18 @@ class BaseStorage(ABC):
 
     @abstractmethod
     async def append(
-        self, events: Sequence[Event], *, at: int, actor: str, expected: int | None = None
+        self,
+        events: Sequence[Event],
+        *,
+        at: int,
+        actor: str,
+        expected: int | None = None,
+        durable: bool = False,
     ) -> Commit:
         """Append events, at least one, as one commit: written when this returns, durable by `sync`.
+
+        `durable` says that a `sync` of it is to follow: a backend that syncs more cheaply with the
+        commit than after it does so.
 
         The commit's time is `at`, or the previous commit's if that is later. Raises
         `JournalConflict` if `expected` is given and the journal does not end there, `StorageFull`

@@ -234,11 +234,19 @@ class FileStorage(SnapshottingFiles):
         self._end = end
 
     async def append(
-        self, events: Sequence[Event], *, at: int, actor: str, expected: int | None = None
+        self,
+        events: Sequence[Event],
+        *,
+        at: int,
+        actor: str,
+        expected: int | None = None,
+        durable: bool = False,
     ) -> Commit:
         if not self._inside:
             async with self:
-                return await self.append(events, at=at, actor=actor, expected=expected)
+                return await self.append(
+                    events, at=at, actor=actor, expected=expected, durable=durable
+                )
         end = self._position()
         if expected is not None and expected != end.seq:
             raise JournalConflict(expected, end.seq)

@@ -68,7 +68,13 @@ class MemoryStorage(BaseStorage):
         self._is_open = False
 
     async def append(
-        self, events: Sequence[Event], *, at: int, actor: str, expected: int | None = None
+        self,
+        events: Sequence[Event],
+        *,
+        at: int,
+        actor: str,
+        expected: int | None = None,
+        durable: bool = False,  # noqa: ARG002 - what is in memory is as durable as it gets
     ) -> Commit:
         journal = self._journal
         with journal.lock:

@@ -53,8 +53,9 @@ _log = logging.getLogger(__name__)
 class SQLiteStorage(LocalStorage):
     """The journal in the SQLite database `path`, which is created if its folder is there.
 
-    With `durability="fsync"` a commit is on the disk when `append` returns (`synchronous=FULL`),
-    with `"os"` it survives the death of the process only (`NORMAL`). `read_only` changes nothing.
+    A commit that somebody waits for is on the disk when `append` returns (`synchronous=FULL`), any
+    other one with the next that is (`NORMAL`). With `durability="os"` nobody waits: what is
+    acknowledged survives the death of the process only. `read_only` changes nothing.
     """
 
     def __init__(
@@ -157,8 +158,6 @@ class SQLiteStorage(LocalStorage):
         prepare(connection, self.path, read_only=self.read_only)
         if not self.read_only:
             connection.execute("PRAGMA journal_mode = WAL")
-            synchronous = "FULL" if self._durability == "fsync" else "NORMAL"
-            connection.execute(f"PRAGMA synchronous = {synchronous}")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             # The log is written over from its beginning after a checkpoint. A log that grew anew
             # would cost half as much again a sync, for the file's new size.
@@ -207,28 +206,37 @@ class SQLiteStorage(LocalStorage):
             self._head = Head(hint.seq, hint.at, hint.digest)
 
     async def append(
-        self, events: Sequence[Event], *, at: int, actor: str, expected: int | None = None
+        self,
+        events: Sequence[Event],
+        *,
+        at: int,
+        actor: str,
+        expected: int | None = None,
+        durable: bool = False,
     ) -> Commit:
         if not self._inside:
             async with self:
-                return await self.append(events, at=at, actor=actor, expected=expected)
-        return await self._run(
-            lambda connection: self._insert(connection, events, at, actor, expected)
-        )
+                return await self.append(
+                    events, at=at, actor=actor, expected=expected, durable=durable
+                )
+        is_synced = durable and self._durability == "fsync"
+        insert = partial(self._insert, at=at, actor=actor, expected=expected, durable=is_synced)
+        return await self._run(lambda connection: insert(connection, events))
 
     def _insert(
         self,
         connection: sqlite3.Connection,
         events: Sequence[Event],
+        *,
         at: int,
         actor: str,
         expected: int | None,
+        durable: bool,
     ) -> Commit:
-        durable = self._durability == "fsync"
         size = PAGE_BYTES * len(events)
 
         def write() -> tuple[Head, Verified]:
-            with self._errors(), _transaction(connection):
+            with self._errors(), _transaction(connection, synced=durable):
                 head = self._table.head(connection)
                 if expected is not None and expected != head.seq:
                     self._head = head  # the hint did not say so: who died did not publish it
@@ -301,14 +309,9 @@ class SQLiteStorage(LocalStorage):
 
     def _commit_durably(self, connection: sqlite3.Connection) -> int:
         """Commit something with a sync, which takes all earlier commits to the disk as well."""
-        (before,) = connection.execute("PRAGMA synchronous").fetchone()
-        connection.execute("PRAGMA synchronous = FULL")
-        try:
-            with _transaction(connection):
-                self._head = self._table.head(connection)
-                connection.execute("UPDATE journal SET synced = synced + 1")
-        finally:
-            connection.execute(f"PRAGMA synchronous = {before}")
+        with _transaction(connection, synced=True):
+            self._head = self._table.head(connection)
+            connection.execute("UPDATE journal SET synced = synced + 1")
         self._durable = self._head.seq
         return self._head.seq
 
@@ -395,8 +398,9 @@ class SQLiteStorage(LocalStorage):
         """Change something in a transaction of its own, as holder of the journal's lock."""
 
         def change(connection: sqlite3.Connection) -> T:
-            with _transaction(connection):
+            with _transaction(connection, synced=True):
                 result = operation(connection)
+            self._durable = max(self._durable, self._head.seq)
             self._checkpoint(connection, TRANSACTION_BYTES)
             return result
 
@@ -435,7 +439,9 @@ def _journal_id(connection: sqlite3.Connection) -> bytes:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Generator[None]:
+def _transaction(connection: sqlite3.Connection, *, synced: bool) -> Generator[None]:
+    """Commit what is done inside; synced, it and all commits before it are then on the disk."""
+    connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
