@@ -86,7 +86,7 @@ def app_on(folder: Path, backend: str, **options: Any) -> tuple[AsyncOmniQ, Task
 def enqueued(number: int) -> ev.TaskEnqueued:
     """Return an event like that of a benchmark's task."""
     task_id = f"019e7044-8800-7000-8000-{number:012d}"
-    return ev.TaskEnqueued(task_id, "bench:noop", "default", PAYLOAD, result_ttl_us=86_400_000_000)
+    return ev.TaskEnqueued(task_id, "noop", "default", PAYLOAD, result_ttl_us=86_400_000_000)
 
 
 def lives(numbers: range) -> list[ev.Event]:

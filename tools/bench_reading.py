@@ -31,7 +31,7 @@ def long_journal(folder: Path, events: int, backend: str) -> Path:
     return where
 
 
-async def build_history(where: Path, events: int, backend: str) -> None:
+async def build_history(where: Path, events: int, backend: str, live: int = LIVE_TASKS) -> None:
     """Write a history of finished and forgotten tasks, and the live ones."""
     oq, _ = app_on(where, backend)
     await oq.storage.open()
@@ -42,8 +42,9 @@ async def build_history(where: Path, events: int, backend: str) -> None:
         tasks = range(start, start + 1000)
         gone = ev.ResultExpired(tuple(enqueued(n).task_id for n in tasks))
         await oq.storage.append([*lives(tasks), gone], at=2, actor="bench")
-    live = [enqueued(n) for n in range(first, first + LIVE_TASKS)]
-    await oq.storage.append([*live], at=3, actor="bench")
+    for start in range(first, first + live, 1000):
+        tasks = range(start, start + 1000)
+        await oq.storage.append([enqueued(n) for n in tasks], at=3, actor="bench")
     await oq.storage.sync((await oq.storage.head()).seq)
     await oq.storage.close()
 

@@ -219,7 +219,7 @@ class SQLiteStorage(LocalStorage):
                 return await self.append(
                     events, at=at, actor=actor, expected=expected, durable=durable
                 )
-        is_synced = durable and self._durability == "fsync"
+        is_synced = (durable or self._is_urgent) and self._durability == "fsync"
         insert = partial(self._insert, at=at, actor=actor, expected=expected, durable=is_synced)
         return await self._run(lambda connection: insert(connection, events))
 
@@ -309,9 +309,14 @@ class SQLiteStorage(LocalStorage):
 
     def _commit_durably(self, connection: sqlite3.Connection) -> int:
         """Commit something with a sync, which takes all earlier commits to the disk as well."""
-        with _transaction(connection, synced=True):
-            self._head = self._table.head(connection)
-            connection.execute("UPDATE journal SET synced = synced + 1")
+
+        def write() -> Head:
+            with self._errors(), _transaction(connection, synced=True):
+                connection.execute("UPDATE journal SET synced = synced + 1")
+                return self._table.head(connection)
+
+        assert self._reserve is not None, "a handle that syncs is not read-only"
+        self._head = self._reserve.append(write, 2 * PAGE_BYTES, urgent=True)
         self._durable = self._head.seq
         return self._head.seq
 

@@ -98,16 +98,22 @@ class Watch:
         self._boot = boot_id()
         self._host = host_name()
         self._heard: dict[str, tuple[int, float]] = {}  # worker -> last sign of life, seen when
+        self._turn = 0  # of the workers that hold nothing
 
     def find_lost(self, state: Projection, own: str) -> list[cmd.DeclareLost]:
-        """Return a command for each worker that is dead by now."""
+        """Return a command for each worker that holds tasks and is dead by now.
+
+        Those that hold none are looked at in turn, one each time: nothing waits for them.
+        """
         found: list[cmd.DeclareLost] = []
         self._heard = {
             worker: heard for worker, heard in self._heard.items() if worker in state.workers
         }
-        for worker in state.workers.values():
-            if worker.id == own:
-                continue
+        self._turn += 1
+        others = [worker for worker in state.workers.values() if worker.id != own]
+        holding = [worker for worker in others if worker.id in state.running]
+        idle = [worker for worker in others if worker.id not in state.running]
+        for worker in (*holding, *(idle and [idle[self._turn % len(idle)]])):
             if self._shares_our_kernel(worker) and self._storage.is_dead(worker.id):
                 reason = f"its process {worker.pid} on {worker.host} died"
                 found.append(cmd.DeclareLost(worker.id, reason))

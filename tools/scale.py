@@ -1,0 +1,438 @@
+"""Whether costs stay flat where a queue becomes large: each beside the same at an ordinary size.
+
+    python tools/scale.py                    all rows; takes minutes, and a few GiB of disk
+    python tools/scale.py --quick            a tenth of the size
+    python tools/scale.py --only queues      rows with this word in their name
+
+A row has the cost of a task at an ordinary size and at a large one, which take turns, and their
+ratio. Flat means that the large one costs at most a tenth more. Pauses are the longest that the
+event loop was held up while the state of a large queue was saved, or its history dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from omniq import TaskStatus
+from omniq.core import commands as cmd
+from omniq.core import events as ev
+from tools.bench import about, shown
+from tools.bench_child import TOGETHER, Child
+from tools.bench_floors import FULL, PAYLOAD, app_on
+from tools.bench_processes import rate_of
+from tools.bench_queue import check, fill
+from tools.bench_reading import build_history, long_journal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from omniq import AsyncOmniQ
+
+FLAT = 1.1
+PAUSE_MS = 50.0
+TICK_SECONDS = 0.001
+REPETITIONS = 3
+WORKERS = 64
+QUEUES = 200
+MANY = 50_000  # tasks that are timed
+LEASE_US = 3_000_000  # a tenth of the default, so that renewals are in what is timed
+MAX_PAYLOAD = 1024 * 1024 - 16  # bytes, with a little room for the call around it
+
+
+class Size(NamedTuple):
+    """How large the large ones are."""
+
+    pending: int
+    history: int
+    scheduled: int
+
+
+LARGE = Size(1_000_000, 10_000_000, 100_000)
+TENTH = Size(100_000, 1_000_000, 10_000)
+
+
+class Row(NamedTuple):
+    """What a row measures: an ordinary size and a large one, or only a large one with a limit."""
+
+    name: str
+    unit: str
+    measure: Callable[[Path, Size], tuple[float | None, float]]
+    limit: float | None = None
+    repetitions: int = REPETITIONS
+
+
+def microseconds(seconds: float, count: int) -> float:
+    """Return the cost of each of so many."""
+    return 1e6 * seconds / count
+
+
+async def timed_fill(noop: Any, count: int) -> float:
+    """Enqueue so many, and return microseconds a task."""
+    began = time.perf_counter()
+    await fill(noop, count)
+    return microseconds(time.perf_counter() - began, count)
+
+
+async def timed_drain(oq: AsyncOmniQ, count: int, **options: Any) -> float:
+    """Run all that is due, which is so many, and return microseconds a task."""
+    before = (await oq.stats()).by_status[TaskStatus.SUCCESS]
+    began = time.perf_counter()
+    await oq.worker(concurrency=TOGETHER, **options).drain()
+    took = time.perf_counter() - began
+    after = (await oq.stats()).by_status[TaskStatus.SUCCESS]
+    if after - before != count:
+        sys.exit(f"{count} jobs were to be run, and {after - before} were")
+    return microseconds(took, count)
+
+
+# One million pending.
+
+
+def enqueue_beside_pending(folder: Path, size: Size) -> tuple[float, float]:
+    """Enqueue beside few pending tasks and beside many, in a process that has read all of them."""
+
+    async def run() -> tuple[float, float]:
+        oq, tasks = app_on(folder, "file")
+        async with oq:
+            await oq.stats()
+            first = await timed_fill(tasks.noop, MANY)
+            await fill(tasks.noop, size.pending - 2 * MANY)
+            await oq.stats()
+            last = await timed_fill(tasks.noop, MANY)
+            await check(oq, "PENDING", size.pending)
+        return first, last
+
+    return asyncio.run(run())
+
+
+def drain_pending(folder: Path, size: Size) -> tuple[float, float]:
+    """Drain a long queue, and short ones, each in a new process."""
+    costs: list[float] = []
+    for name, count in (("short", MANY), ("long", size.pending)):
+        where = folder / name
+        where.mkdir()
+
+        async def run(where: Path = where, count: int = count) -> None:
+            oq, tasks = app_on(where, "file")
+            async with oq:
+                await fill(tasks.noop, count)
+
+        asyncio.run(run())
+        costs.append(1e6 / rate_of([Child("drain", where)], count))
+    return costs[0], costs[1]
+
+
+# Ten million events.
+
+
+def copied(folder: Path, events: int) -> Path:
+    """Return the folder of a copy of a long journal, which shares what is never changed again."""
+    source, target = long_journal(folder, events, "file") / "jobs", folder / "copy" / "jobs"
+    target.mkdir(parents=True, mode=0o700)
+    segments = sorted(source.glob("*.seg"))
+    for segment in segments[:-1]:
+        os.link(segment, target / segment.name)
+    shutil.copy(segments[-1], target)
+    return target.parent
+
+
+def beside_history(folder: Path, size: Size) -> tuple[float, float]:
+    """Enqueue and drain in a new journal, and in one with a long history and a snapshot."""
+    (folder / "new").mkdir()
+
+    async def run(where: Path) -> float:
+        oq, tasks = app_on(where, "file")
+        async with oq:
+            await oq.worker(concurrency=TOGETHER).drain()  # the live tasks of the history
+            await fill(tasks.noop, MANY)
+            return await timed_drain(oq, MANY)
+
+    return asyncio.run(run(folder / "new")), asyncio.run(run(copied(folder, size.history)))
+
+
+def open_long(folder: Path, size: Size) -> tuple[None, float]:
+    """Return milliseconds until a process has the state of a long journal, with its snapshot."""
+    where = copied(folder, size.history)
+
+    async def run() -> float:
+        took = 0.0
+        for _ in range(2):  # the first one may have to take the snapshot
+            oq, _ = app_on(where, "file", result_ttl=None)
+            began = time.perf_counter()
+            await oq.stats()
+            took = time.perf_counter() - began
+            engine = await oq.engine()
+            while not await engine.storage.snapshot_seq():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await oq.close()
+        return 1000 * took
+
+    return None, asyncio.run(run())
+
+
+def verify_long(folder: Path, size: Size) -> tuple[float, float]:
+    """Return MiB of memory that `verify` takes, for a tenth of the history and for all of it."""
+    peaks: list[float] = []
+    for events in (size.history // 10, size.history):
+        child = Child("verify", long_journal(folder, events, "file"), journal="jobs")
+        child.go()
+        peaks.append(child.found()["peak"] / 1024 / 1024)
+    return peaks[0], peaks[1]
+
+
+# Scheduled tasks, workers, queues, a large payload.
+
+
+def beside_scheduled(folder: Path, size: Size) -> tuple[float, float]:
+    """Enqueue and drain alone, and beside many tasks that are due tomorrow."""
+
+    async def run(where: Path, scheduled: int) -> float:
+        where.mkdir()  # noqa: ASYNC240 - nothing else runs yet
+        oq, tasks = app_on(where, "file")
+        async with oq:
+            await fill(tasks.noop.options(delay=86_400), scheduled)
+            began = time.perf_counter()
+            await fill(tasks.noop, MANY)
+            took = microseconds(time.perf_counter() - began, MANY)
+            return took + await timed_drain(oq, MANY)
+
+    none = asyncio.run(run(folder / "none", 0))
+    return none, asyncio.run(run(folder / "many", size.scheduled))
+
+
+def beside_workers(folder: Path, _size: Size) -> tuple[float, float]:
+    """Drain alone, and while 63 workers of other hosts have leases and renew them."""
+
+    async def run(where: Path, others: int) -> float:
+        where.mkdir()  # noqa: ASYNC240 - nothing else runs yet
+        oq, tasks = app_on(where, "file")
+        names = [f"other{number:03}" for number in range(others)]
+        async with oq:
+            engine = await oq.engine()
+            for name in names:
+                joined = ev.WorkerJoined(name, name, 1, "elsewhere", LEASE_US)
+                await engine.execute(cmd.Join(joined))
+            await fill(tasks.noop, MANY)
+
+            async def renew() -> None:
+                storage = oq.storage.sibling()
+                await storage.open()
+                while True:
+                    for name in names:
+                        now = time.time_ns() // 1000
+                        renewed = ev.WorkerRenewed(name, now + LEASE_US)
+                        await storage.append([renewed], at=now, actor=name)
+                    await asyncio.sleep(LEASE_US / 3e6)
+
+            renewing = asyncio.create_task(renew())
+            cost = await timed_drain(oq, MANY)
+            renewing.cancel()
+        return cost
+
+    return asyncio.run(run(folder / "one", 0)), asyncio.run(run(folder / "all", WORKERS - 1))
+
+
+def beside_processes(folder: Path, _size: Size) -> tuple[float, float]:
+    """Return the part of a core that an idle worker takes alone, and among 64 processes' ones."""
+
+    def part(children: list[Child]) -> float:
+        for child in children:
+            child.go()
+        return statistics.median([100 * child.found()["part"] for child in children])
+
+    alone, together = folder / "alone", folder / "together"
+    alone.mkdir()
+    together.mkdir()
+    one = part([Child("idle", alone, seconds=5.0)])
+    return one, part([Child("idle", together, seconds=5.0) for _ in range(WORKERS)])
+
+
+def over_queues(folder: Path, _size: Size) -> tuple[float, float]:
+    """Enqueue and drain in one queue, and over 200 of them."""
+
+    async def run(where: Path, queues: int) -> float:
+        where.mkdir()  # noqa: ASYNC240 - nothing else runs yet
+        oq, tasks = app_on(where, "file")
+        async with oq:
+            named = [tasks.noop.options(queue=f"queue{number}") for number in range(queues)]
+            await oq.stats()
+            began = time.perf_counter()
+            for number in range(MANY // 1000):
+                await named[number % queues].enqueue_many([(PAYLOAD,)] * 1000)
+            took = microseconds(time.perf_counter() - began, MANY)
+            return took + await timed_drain(oq, MANY)
+
+    return asyncio.run(run(folder / "one", 1)), asyncio.run(run(folder / "many", QUEUES))
+
+
+def large_payload(folder: Path, _size: Size) -> tuple[None, float]:
+    """Return milliseconds that the loop is held up by a task with the largest payload."""
+
+    async def run() -> float:
+        oq, tasks = app_on(folder, "file")
+        async with oq, oq.worker(), lags() as found:
+            for _ in range(5):
+                await (await tasks.noop.enqueue(b"x" * MAX_PAYLOAD)).result(timeout=60)
+        return max(found)
+
+    return None, asyncio.run(run())
+
+
+# Pauses.
+
+
+@asynccontextmanager
+async def lags() -> AsyncIterator[list[float]]:
+    """Collect by how many milliseconds the loop was late, a thousand times a second."""
+    found = [0.0]
+
+    async def tick() -> None:
+        while True:
+            due = time.perf_counter() + TICK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
+            found.append(1000 * (time.perf_counter() - due))
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield found
+    finally:
+        ticking.cancel()
+
+
+def pause_of_snapshot(folder: Path, size: Size) -> tuple[None, float]:
+    """Return the longest pause while the state of a large queue is saved, and then loaded."""
+    # As much must have happened since the last snapshot as is in four events for each task.
+    asyncio.run(build_history(folder, 4 * size.pending, "file", live=size.pending))
+
+    async def run() -> float:
+        oq, _ = app_on(folder, "file")
+        async with oq, lags() as found:
+            await oq.stats()  # reads all of it, and finds that a snapshot is due
+            engine = await oq.engine()
+            while not await engine.storage.snapshot_seq():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        async with oq, lags() as again:
+            await oq.stats()
+        return max(*found, *again)
+
+    return None, asyncio.run(run())
+
+
+def pause_of_dropping(folder: Path, size: Size) -> tuple[None, float]:
+    """Return the longest pause while the history of a long journal is dropped."""
+    where = copied(folder, size.history)
+    before = disk_of(where)
+
+    async def run() -> float:
+        oq, tasks = app_on(where, "file", retention=8)  # looks each second
+        async with oq, lags() as found:
+            # Two snapshots are kept, and what is behind the older one may go.
+            for _ in range(3):
+                await fill(tasks.noop, MANY)
+                await oq.worker(concurrency=TOGETHER).drain()
+            while disk_of(where) > before // 2:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+        return max(found)
+
+    return None, asyncio.run(run())
+
+
+def disk_of(where: Path) -> int:
+    """Return the bytes of a journal's segments."""
+    return sum(file.stat().st_size for file in where.glob("jobs/*.seg"))
+
+
+ROWS = [
+    Row("enqueue, 1,000,000 pending", "µs", enqueue_beside_pending),
+    Row("drain, 1,000,000 pending", "µs", drain_pending),
+    Row("enqueue and drain, 10,000,000 events of history", "µs", beside_history),
+    Row("open with a snapshot, 10,000,000 events of history", "ms", open_long, 150.0),
+    Row("memory of verify, 10,000,000 events of history", "MiB", verify_long),
+    Row("enqueue and drain, 100,000 scheduled for tomorrow", "µs", beside_scheduled),
+    Row("drain, 64 workers' leases", "µs", beside_workers),
+    Row("idle worker among 64 processes, of a core", "%", beside_processes, 0.1, 1),
+    Row("enqueue and drain, 200 queues", "µs", over_queues),
+    Row("pause, tasks with the largest payload", "ms", large_payload, PAUSE_MS),
+    Row("pause, snapshot of 1,000,000 pending", "ms", pause_of_snapshot, PAUSE_MS),
+    Row("pause, history of 10,000,000 events is dropped", "ms", pause_of_dropping, PAUSE_MS, 1),
+]
+
+
+def result_of(row: Row, where: Path, size: Size) -> dict[str, Any]:
+    """Measure a row a few times, and return medians."""
+    ordinary: list[float] = []
+    large: list[float] = []
+    for _ in range(row.repetitions):
+        folder = Path(tempfile.mkdtemp(dir=where))
+        one, other = row.measure(folder, size)
+        shutil.rmtree(folder)
+        large.append(other)
+        if one is not None:
+            ordinary.append(one)
+    value = statistics.median(large)
+    base = statistics.median(ordinary) if ordinary else None
+    wanted = row.limit if row.limit is not None else FLAT * (base or 0.0)
+    return {
+        "name": row.name,
+        "unit": row.unit,
+        "ordinary": base,
+        "large": value,
+        "ratio": None if base is None else value / base,
+        "wanted": wanted,
+        "met": value <= wanted,
+    }
+
+
+def line_of(result: dict[str, Any]) -> str:
+    """Return a line of the table."""
+    verdict = "met" if result["met"] else "MISSED"
+    unit = result["unit"]
+    ordinary, large = shown(result["ordinary"], unit), shown(result["large"], unit)
+    ratio, wanted = shown(result["ratio"]), shown(result["wanted"])
+    if result["ordinary"] is None:
+        ordinary = ""
+    return f"| {result['name']} | {ordinary} | {large} | {ratio} | {wanted} | {verdict} |"
+
+
+def main() -> int:
+    """Measure the rows that are asked for, and print them."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the size")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument("--only", default="", help="rows with this word in their name")
+    parser.add_argument("--folder", type=Path, default=Path.cwd(), help="on which disk (here)")
+    options = parser.parse_args()
+    size = TENTH if options.quick else LARGE
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix=".scale-", dir=options.folder) as name:
+        where = Path(name)
+        facts = about(where, FULL, uses_uvloop=False) | {"size": str(size._asdict())}
+        if not options.json:
+            print("  ".join(f"{key} {value}" for key, value in facts.items()) + "\n")
+            print("| what | ordinary | large | ratio | budget | |")
+            print("| --- | --- | --- | --- | --- | --- |")
+        for row in ROWS:
+            if options.only in row.name:
+                results.append(result_of(row, where, size))
+                if not options.json:
+                    print(line_of(results[-1]), flush=True)
+    if options.json:
+        print(json.dumps({"about": facts, "rows": results}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
