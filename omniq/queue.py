@@ -396,23 +396,29 @@ class AsyncTaskQueue:
             while True:
                 await self.storage.wait(self.projection.seq)
                 async with self._exclusive:
-                    await self._catch_up()
+                    await self._read_on()  # if there is more, `wait` will say so
         except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
             self._fail(error)
 
     async def _catch_up(self) -> None:
         """Apply what was appended by others. The caller holds `_exclusive`."""
+        while await self._read_on():
+            continue
+
+    async def _read_on(self) -> bool:
+        """Apply some of what was appended by others; whether there was anything."""
         state = self.projection
         try:
-            while commits := await self.storage.read(state.seq, READ_EVENTS):
-                for commit in commits:
-                    state.apply(commit)
-                    self._announce(commit)
-                if state.seq - commits[0].first_seq >= READ_EVENTS - 1:
-                    await asyncio.sleep(0)
+            commits = await self.storage.read(state.seq, READ_EVENTS)
+            for commit in commits:
+                state.apply(commit)
+                self._announce(commit)
         except _UNREADABLE as error:  # else whoever looks next would go on behind it
             self._fail(error)
             raise
+        if commits and state.seq - commits[0].first_seq >= READ_EVENTS - 1:
+            await asyncio.sleep(0)
+        return bool(commits)
 
     def _announce(self, commit: ev.Commit) -> None:
         if self._waiters:
