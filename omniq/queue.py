@@ -37,6 +37,7 @@ from omniq.errors import (
     TaskNotFound,
     UnsupportedFormat,
 )
+from omniq.finishing import Finishing
 from omniq.host import host_name
 from omniq.orders import Order, decide_all, failure_of, outcomes_of, take_batch
 from omniq.syncing import Syncer
@@ -55,8 +56,6 @@ __all__ = ("AsyncTaskQueue", "Listener")
 MAX_WAITING_COMMANDS = 100_000  # beyond it `QueueFull`: the caller is faster than the disk
 READ_EVENTS = 1024  # after so many events, catching up lets the event loop go on
 RETRY_APPEND_SECONDS = 0.5  # how long outcomes that could not be written wait for the next try
-
-_FINISHING = (ev.TaskSucceeded, ev.TaskFailed, ev.TaskCancelled)
 
 # After these, what this process believes of the journal and what is in it may differ.
 _UNREADABLE = (CorruptJournal, UnsupportedFormat, IllegalEvent)
@@ -103,7 +102,7 @@ class AsyncTaskQueue:
             archive_url=archive_url,
             capture=self._capture,
         )
-        self._waiters: dict[str, list[asyncio.Future[Any]]] = {}
+        self._finishing = Finishing()
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._followers: list[asyncio.Task[None]] = []  # once the journal is loaded
@@ -217,12 +216,7 @@ class AsyncTaskQueue:
         """
         state = await self.refresh()
         while (task := state.tasks.get(task_id)) is not None and not task.is_finished:
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            self._waiters.setdefault(task_id, []).append(future)
-            try:
-                await future
-            finally:
-                self._forget_waiter(task_id, future)
+            await self._finishing.wait(task_id)
         if task is None:
             raise TaskNotFound(f"no task {task_id!r} is known, or its result_ttl has ended")
         await self.make_durable(state.seq)
@@ -246,13 +240,6 @@ class AsyncTaskQueue:
 
     def unsubscribe(self, listener: Listener) -> None:
         self._listeners.remove(listener)
-
-    def _forget_waiter(self, task_id: str, future: asyncio.Future[Any]) -> None:
-        waiters = self._waiters.get(task_id)
-        if waiters is not None and future in waiters:
-            waiters.remove(future)
-            if not waiters:
-                del self._waiters[task_id]
 
     # The committer.
 
@@ -421,20 +408,9 @@ class AsyncTaskQueue:
         return bool(commits)
 
     def _announce(self, commit: ev.Commit) -> None:
-        if self._waiters:
-            for event in commit.events:
-                if isinstance(event, _FINISHING):
-                    self._wake_waiters(event.task_id)
-                elif isinstance(event, ev.ResultExpired):
-                    for task_id in event.task_ids:
-                        self._wake_waiters(task_id)
+        self._finishing.look(commit)
         for listener in self._listeners:
             listener.on_commit(commit)
-
-    def _wake_waiters(self, task_id: str) -> None:
-        for future in self._waiters.pop(task_id, ()):
-            if not future.done():
-                future.set_result(None)
 
     # Failing.
 
@@ -449,9 +425,8 @@ class AsyncTaskQueue:
 
     def _fail_waiters(self, error: BaseException) -> None:
         futures = self._syncer.take_waiting()
-        futures += [future for waiters in self._waiters.values() for future in waiters]
+        futures += self._finishing.take_waiting()
         futures += [order.future for order in self._orders if order.future is not None]
-        self._waiters.clear()
         self._orders.clear()
         for future in futures:
             _tell(future, error)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
-CHILD = Path(__file__).with_name("compare_systems.py")
+CHILD = Path(__file__).with_name("compare_child.py")
 REQUIREMENTS = (
     "saq[redis]>=0.26,<0.27",
     "arq>=0.28,<0.29",

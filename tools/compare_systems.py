@@ -1,26 +1,18 @@
-"""What `compare.py` measures: each queue behind the same few calls, in a process of its own.
+"""The queues that `compare.py` measures, each behind the same few calls.
 
-    python tools/compare_systems.py measure SYSTEM ADDRESS SIZES     prints what was found, as JSON
-    python tools/compare_systems.py work SYSTEM ADDRESS              works until SIGTERM
-
-Each system is used as its own documentation shows, with the settings that `SETTINGS` names. The
-job does nothing and takes a text of 90 characters.
+Each is used as its own documentation shows, with the settings that `settings` names. The job does
+nothing and takes a text of 90 characters. What is imported late is only there where it is
+installed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import json
-import os
 import shutil
-import signal
-import statistics
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +123,7 @@ class Saq(System):
     """SAQ on Redis."""
 
     packages = ("saq",)
-    settings = "concurrency=100 to drain, 10 else"
+    settings = "concurrency=100"
     has_bulk = False
 
     async def reset(self) -> None:
@@ -150,21 +142,14 @@ class Saq(System):
     async def result(self, handle: Any) -> None:
         await handle.refresh(until_complete=30)
 
-    async def work(self, concurrency: int = 10) -> None:
+    async def work(self) -> None:
         async def noop_of_saq(_context: Any, *, payload: str) -> None:
             await noop(payload)
 
         worker = importlib.import_module("saq.worker").Worker(
-            self.queue, [("noop", noop_of_saq)], concurrency=concurrency
+            self.queue, [("noop", noop_of_saq)], concurrency=100
         )
         await worker.start()
-
-    async def drain(self, count: int) -> None:
-        working = asyncio.create_task(self.work(100))
-        while len(RAN) < count and not working.done():  # noqa: ASYNC110 - the same for all
-            await asyncio.sleep(0.001)
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
 
 
 class Arq(System):
@@ -349,124 +334,3 @@ SYSTEMS: dict[str, type[System]] = {
     "pgqueuer": PgQueuer,
     "procrastinate": Procrastinate,
 }
-
-
-# Measuring.
-
-
-async def measure(system: System, sizes: dict[str, int]) -> dict[str, float | None]:
-    """Return calls and jobs a second, and milliseconds of round trips, each from empty."""
-    return {
-        "single": await single(system, sizes["single"]),
-        "together": await together(system, sizes["many"]),
-        "many": await many(system, sizes["many"]) if system.has_bulk else None,
-        "drain": await drain(system, sizes["many"]),
-        **(await trips(system, sizes["trips"])),
-    }
-
-
-async def single(system: System, count: int) -> float:
-    """Return calls a second, one after another."""
-    await system.reset()
-    await system.open()
-    began = time.perf_counter()
-    for _ in range(count):
-        await system.enqueue()
-    took = time.perf_counter() - began
-    await system.close()
-    return count / took
-
-
-async def together(system: System, count: int) -> float:
-    """Return calls a second of a hundred producers."""
-    await system.reset()
-    await system.open()
-
-    async def produce() -> None:
-        for _ in range(count // PRODUCERS):
-            await system.enqueue()
-
-    began = time.perf_counter()
-    await asyncio.gather(*(produce() for _ in range(PRODUCERS)))
-    took = time.perf_counter() - began
-    await system.close()
-    return count // PRODUCERS * PRODUCERS / took
-
-
-async def many(system: System, count: int) -> float:
-    """Return jobs a second, a thousand a call."""
-    await system.reset()
-    await system.open()
-    began = time.perf_counter()
-    for _ in range(0, count, BULK):
-        await system.enqueue_many(BULK)
-    took = time.perf_counter() - began
-    await system.close()
-    return count / took
-
-
-async def drain(system: System, count: int) -> float:
-    """Return jobs a second that one process runs; each must run once."""
-    await system.reset()
-    await system.open()
-    if system.has_bulk:
-        for _ in range(0, count, BULK):
-            await system.enqueue_many(BULK)
-    else:
-        await asyncio.gather(*(system.enqueue() for _ in range(count)))
-    RAN.clear()
-    began = time.perf_counter()
-    await system.drain(count)
-    took = time.perf_counter() - began
-    await system.close()
-    if len(RAN) != count:
-        sys.exit(f"{count} jobs were to run once, and {len(RAN)} ran")
-    return count / took
-
-
-async def trips(system: System, count: int) -> dict[str, float | None]:
-    """Return the milliseconds of round trips to a worker in another process, results back."""
-    if not system.has_results:
-        return {"p50": None, "p99": None}
-    await system.reset()
-    await system.open()
-    name = next(name for name, kind in SYSTEMS.items() if kind is type(system))
-    worker = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, "work", name, system.address
-    )
-    found: list[float] = []
-    for number in range(count + 20):  # the first ones warm up
-        began = time.perf_counter()
-        await system.result(await system.enqueue())
-        if number >= 20:  # noqa: PLR2004 - as above
-            found.append(1000 * (time.perf_counter() - began))
-    worker.terminate()
-    await worker.wait()
-    await system.close()
-    return {"p50": statistics.median(found), "p99": sorted(found)[int(count * 0.99)]}
-
-
-async def work_until_told(system: System) -> None:
-    """Work until SIGTERM."""
-    await system.open()
-    working = asyncio.create_task(system.work())
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
-    await asyncio.gather(working, return_exceptions=True)
-    os._exit(0)  # some of their threads would go on
-
-
-def main() -> None:
-    """Measure, or work."""
-    role, name, address, *rest = sys.argv[1:]
-    system = SYSTEMS[name](address)
-    if role == "work":
-        asyncio.run(work_until_told(system))
-        return
-    found: dict[str, Any] = dict(asyncio.run(measure(system, json.loads(rest[0]))))
-    found["versions"] = {package: version(package) for package in system.packages}
-    print(json.dumps(found), flush=True)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

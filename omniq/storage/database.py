@@ -6,17 +6,31 @@ with it runs, and whatever SQLite finds wrong with it becomes an error of the Om
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 from typing import TYPE_CHECKING
 
 from omniq.errors import CorruptJournal, StorageError, StorageFull, UnsupportedFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ("connect", "corrupt", "error_of", "is_broken_device", "is_busy", "no_database")
+__all__ = (
+    "WriteAheadLog",
+    "connect",
+    "corrupt",
+    "error_of",
+    "is_broken_device",
+    "is_busy",
+    "no_database",
+)
 
 BUSY_SECONDS = 30.0
+CHECKPOINT_BYTES = 4 * 1024 * 1024  # SQLite's own default, 1,000 pages of 4 KiB
+
+_log = logging.getLogger(__name__)
 
 # What the system could not write was taken back by SQLite, and the file is as it was. Any other
 # failure of the device may leave the system with another idea of the file than ours.
@@ -43,6 +57,55 @@ def connect(path: Path, *parameters: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+class WriteAheadLog:
+    """Moves what is committed to the database, when the holder of the journal's lock has written.
+
+    The log is then written over from its beginning. A log that was cut off and grew anew would
+    cost half as much again a sync, for the file's new size.
+    """
+
+    def __init__(self, path: Path, on_broken_device: Callable[[str], None]) -> None:
+        self._path = path
+        self._log = f"{path}-wal"
+        self._on_broken_device = on_broken_device
+        self._written = 0  # bytes, by this process, since its last checkpoint
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Take a connection, which makes no checkpoints by itself from now on."""
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA journal_size_limit = {2 * CHECKPOINT_BYTES}")
+        self._written = self._size()
+
+    def written(self, connection: sqlite3.Connection, size: int) -> None:
+        """Take note of a commit of about so many bytes, and make a checkpoint now and then.
+
+        Each process does so after it wrote about `CHECKPOINT_BYTES` to the log. How many pages of
+        the indexes that took is not known, so it does, too, if the log has become large.
+        """
+        self._written += size
+        if self._written <= CHECKPOINT_BYTES and self._size() <= 2 * CHECKPOINT_BYTES:
+            return
+        self._written = 0
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.OperationalError as error:
+            # The commit stands, in the log, and the log goes on growing.
+            if is_broken_device(error):
+                self._on_broken_device(f"the system reported: {error}")
+            _log.warning(
+                "cannot move commits from the write-ahead log of %s to the database: %s",
+                self._path,
+                error,
+                extra={"action": "checkpoint_failed"},
+            )
+
+    def _size(self) -> int:
+        try:
+            return os.stat(self._log).st_size  # noqa: PTH116 - a third of the time of Path's
+        except FileNotFoundError:
+            return 0
 
 
 def corrupt(path: Path, seq: int, expected: str, found: str, count: int = 0) -> CorruptJournal:

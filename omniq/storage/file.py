@@ -17,17 +17,12 @@ import msgspec
 
 from omniq.core.events import Commit
 from omniq.errors import JournalConflict, StorageError
-from omniq.host import make_private, random_bytes
-from omniq.storage.base import GENESIS, Head, find_task
+from omniq.host import make_private
+from omniq.storage.base import Head, find_task
 from omniq.storage.disk import Disk, is_no_room, storage_error, system_errors
 from omniq.storage.encoding import chain, encode_commit
 from omniq.storage.folder import SegmentFolder, hint_of, position_of
-from omniq.storage.framing import (
-    SEGMENT_HEADER_BYTES,
-    SegmentHeader,
-    pack_frame,
-    pack_segment_header,
-)
+from omniq.storage.framing import SEGMENT_HEADER_BYTES, SegmentHeader, pack_frame
 from omniq.storage.history import History, SnapshottingFiles
 from omniq.storage.local import Durability, finished
 from omniq.storage.rendezvous import OWN_NAMES, Rendezvous
@@ -71,8 +66,9 @@ class FileStorage(SnapshottingFiles):
         disk: Disk | None = None,
     ) -> None:
         super().__init__(path, durability=durability, read_only=read_only)
-        # What lies behind the last frame, and a read-only handle, or one without room, cannot cut.
-        self.torn: Tear | None = None
+        self.torn: Tear | None = (
+            None  # behind the last frame, where there is no right or room to cut
+        )
         self._segment_bytes = segment_bytes
         self._reserve_bytes = reserve_bytes
         self.disk = disk or Disk()
@@ -133,8 +129,7 @@ class FileStorage(SnapshottingFiles):
         """Return the journal's end, by the hint if it can be trusted, else by looking."""
         if not self._segments.firsts():
             self._history.check_empty()
-            header = SegmentHeader(random_bytes(16), number=1, first_seq=1, at=0, previous=GENESIS)
-            self.disk.create(self.path / segment_name(1), [pack_segment_header(header)])
+            self._segments.begin()
         last = self._segments.open_last()
         rendezvous.bind(last.header.journal_id)
         hint = rendezvous.hint_of_this_boot()
@@ -240,13 +235,11 @@ class FileStorage(SnapshottingFiles):
         at: int,
         actor: str,
         expected: int | None = None,
-        durable: bool = False,
+        durable: bool = False,  # noqa: ARG002 - a sync by itself costs no more
     ) -> Commit:
         if not self._inside:
             async with self:
-                return await self.append(
-                    events, at=at, actor=actor, expected=expected, durable=durable
-                )
+                return await self.append(events, at=at, actor=actor, expected=expected)
         end = self._position()
         if expected is not None and expected != end.seq:
             raise JournalConflict(expected, end.seq)
@@ -316,7 +309,7 @@ class FileStorage(SnapshottingFiles):
             # look for it, even if this process dies the moment after it was created.
             rendezvous.withdraw()
             try:
-                self.disk.create(path, [pack_segment_header(header)])
+                self._segments.create(header)
                 start = Position.start_of(self._segments.open(end.seq + 1, end, self._cursor))
             except OSError:
                 if self.disk.exists(path):
@@ -351,8 +344,8 @@ class FileStorage(SnapshottingFiles):
         run = asyncio.get_running_loop().run_in_executor
         try:
             await finished(run(self._syncer, self._sync_now, segment, descriptor))
-        finally:  # here, since the thread would have to wait for the interpreter's lock once more
-            self.disk.close(descriptor)
+        finally:
+            self.disk.close(descriptor)  # in the thread it would wait for the interpreter again
         self._durable = max(self._durable, known)
 
     def _furthest(self) -> tuple[Segment, int]:

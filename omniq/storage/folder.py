@@ -6,7 +6,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from omniq.errors import CorruptJournal, StorageError, UnsupportedFormat
-from omniq.storage.framing import SegmentHeader
+from omniq.host import random_bytes
+from omniq.storage.base import GENESIS
+from omniq.storage.framing import SegmentHeader, pack_segment_header
 from omniq.storage.rendezvous import LOCK_NAME, HeadHint
 from omniq.storage.segments import Position, Segment, segment_name, segments_in
 
@@ -58,6 +60,15 @@ class SegmentFolder:
                 expected="the segments of the journal that was here",
                 found="none; to begin a new one, remove the directory",
             )
+
+    def begin(self) -> None:
+        """Create the first segment of a new journal."""
+        self.create(SegmentHeader(random_bytes(16), number=1, first_seq=1, at=0, previous=GENESIS))
+
+    def create(self, header: SegmentHeader) -> None:
+        """Create a segment; it is durable when this returns."""
+        path = self.path / segment_name(header.first_seq)
+        self.disk.create(path, [pack_segment_header(header)])
 
     def check(self) -> None:
         """Raise `UnsupportedFormat` unless there is a journal."""

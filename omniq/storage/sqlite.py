@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING
 from omniq.errors import JournalConflict, StorageError, UnsupportedFormat
 from omniq.host import open_private, sync_directory
 from omniq.storage.base import GENESIS, Head
-from omniq.storage.database import connect, error_of, is_broken_device, is_busy, no_database
+from omniq.storage.database import (
+    WriteAheadLog,
+    connect,
+    error_of,
+    is_broken_device,
+    is_busy,
+    no_database,
+)
 from omniq.storage.disk import Disk, system_errors
 from omniq.storage.local import Durability, LocalStorage, finished
 from omniq.storage.rendezvous import HeadHint, Rendezvous, check_privacy
@@ -45,7 +52,6 @@ CONNECT_TRIES = 500  # 5 s: making a journal takes a few syncs
 TRANSACTION_BYTES = 1024 * 1024  # of a snapshot: others wait for the lock meanwhile
 DROP_ROWS = 2000  # in one transaction
 PAGE_BYTES = 4096  # what an event needs at most, if it is not large, in the log
-CHECKPOINT_BYTES = 4 * 1024 * 1024  # SQLite's own default, 1,000 pages of 4 KiB
 
 _log = logging.getLogger(__name__)
 
@@ -73,8 +79,7 @@ class SQLiteStorage(LocalStorage):
         self._reserve_bytes = reserve_bytes
         self._table = Table(self.path)
         self._snapshots = SnapshotTable(self.path, self._table)
-        self._log = f"{self.path}-wal"
-        self._log_bytes = 0  # how much this process wrote to the log since its last checkpoint
+        self._log = WriteAheadLog(self.path, self._fail)
         self._head = Head()
         self._cursor: tuple[int, bytes] = (
             0,
@@ -158,11 +163,7 @@ class SQLiteStorage(LocalStorage):
         prepare(connection, self.path, read_only=self.read_only)
         if not self.read_only:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-            # The log is written over from its beginning after a checkpoint. A log that grew anew
-            # would cost half as much again a sync, for the file's new size.
-            connection.execute(f"PRAGMA journal_size_limit = {2 * CHECKPOINT_BYTES}")
-            self._log_bytes = self._size_of_log()
+            self._log.begin(connection)
         return identify(connection, self.path)
 
     async def _meet(self, journal_id: str) -> None:
@@ -257,37 +258,8 @@ class SQLiteStorage(LocalStorage):
             self._cursor = (commit.last_seq, written.digest)
         if durable:
             self._durable = commit.last_seq
-        self._checkpoint(connection, 2 * written.size + 2 * PAGE_BYTES)
+        self._log.written(connection, 2 * written.size + 2 * PAGE_BYTES)
         return commit
-
-    def _checkpoint(self, connection: sqlite3.Connection, written: int) -> None:
-        """Move what is committed from the write-ahead log to the database, now and then.
-
-        Each process does so after it wrote about `CHECKPOINT_BYTES` to the log. How many pages of
-        the indexes that took is not known, so it does, too, if the log has become large.
-        """
-        self._log_bytes += written
-        if self._log_bytes <= CHECKPOINT_BYTES and self._size_of_log() <= 2 * CHECKPOINT_BYTES:
-            return
-        self._log_bytes = 0
-        try:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.OperationalError as error:
-            # The commit stands, in the log, and the log goes on growing.
-            if is_broken_device(error):
-                self._fail(f"the system reported: {error}")
-            _log.warning(
-                "cannot move commits from the write-ahead log of %s to the database: %s",
-                self.path,
-                error,
-                extra={"action": "checkpoint_failed"},
-            )
-
-    def _size_of_log(self) -> int:
-        try:
-            return os.stat(self._log).st_size  # noqa: PTH116 - a third of the time of Path's
-        except FileNotFoundError:
-            return 0
 
     # Syncing.
 
@@ -406,7 +378,7 @@ class SQLiteStorage(LocalStorage):
             with _transaction(connection, synced=True):
                 result = operation(connection)
             self._durable = max(self._durable, self._head.seq)
-            self._checkpoint(connection, TRANSACTION_BYTES)
+            self._log.written(connection, TRANSACTION_BYTES)
             return result
 
         async with self:

@@ -111,8 +111,8 @@ class _Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=protocol.MAX_MESSAGE_BYTES,
-            # A Ctrl-C is for the worker, which lets its tasks finish.
-            process_group=0 if sys.platform != "win32" else None,
+            # A Ctrl-C is for the worker, which lets tasks finish. (uvloop has no process_group.)
+            start_new_session=sys.platform != "win32",
         )
         child = cls(process)
         await child._send(protocol.setup())

@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.bench import ROWS
+from tools.bench import MEASURES, ROWS, measure_of
+from tools.scale import ROWS as SCALE_ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,3 +39,32 @@ def test_benchmark_measures_a_row_beside_its_floor(tmp_path):
 def test_rows_have_names_of_their_own():
     names = [row.name for row in ROWS]
     assert len(set(names)) == len(names)
+
+
+def test_every_row_is_measured():
+    wanted = {measure_of(name) for row in ROWS for name in (row.value, row.floor) if name}
+    assert wanted == MEASURES.keys()
+
+
+def test_rows_with_processes_of_their_own_count_what_ran_there(tmp_path):
+    found = measured("tools/bench.py", tmp_path, "1 ms of Python a task, two processes, file")
+    assert 0 < found["value"] < 2 * found["floor"]
+
+
+def test_scale_measures_a_row_at_an_ordinary_and_at_a_large_size(tmp_path):
+    found = measured("tools/scale.py", tmp_path, "64 workers' leases")
+    assert found["ratio"] == found["large"] / found["ordinary"]
+    assert len({row.name for row in SCALE_ROWS}) == len(SCALE_ROWS)
+
+
+def test_profile_names_the_functions_that_were_running(tmp_path):
+    command = ["tools/profiling.py", "fold", "--quick", "--calls", "--folder", str(tmp_path)]
+    printed = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True)
+    assert "apply_event" in printed
+
+
+def measured(script: str, folder: Path, row: str) -> dict:
+    command = [script, "--quick", "--json", "--folder", str(folder), "--only", row]
+    output = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True)
+    (found,) = json.loads(output)["rows"]
+    return found

@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from omniq import AsyncOmniQ, RetryPolicy
+from omniq import AsyncOmniQ, RetryPolicy, current_task
 
 oq = AsyncOmniQ()
 TRACES = Path(os.environ.get("TRACES", "."))
@@ -45,3 +45,11 @@ async def block_until_file(path: str, name: str) -> int:
 async def kill_worker(name: str) -> None:
     leave_trace(name)
     os.kill(os.getpid(), 9)
+
+
+@oq.task(retry=AT_ONCE)
+async def loop_of_worker(*, wait: bool = False) -> str:
+    """Return which event loop runs this; wait for the end of the process, at first."""
+    if wait and current_task().attempt == 1:
+        await asyncio.Event().wait()
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]

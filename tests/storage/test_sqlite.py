@@ -16,7 +16,8 @@ from omniq.errors import (
     UnsupportedFormat,
 )
 from omniq.storage import encoding
-from omniq.storage.sqlite import CHECKPOINT_BYTES, PAGE_BYTES, SQLiteStorage
+from omniq.storage.database import CHECKPOINT_BYTES
+from omniq.storage.sqlite import PAGE_BYTES, SQLiteStorage
 from omniq.testing.virtual import settle
 from tests.storage.language import append, names_in, names_of, opened, read_all
 
@@ -225,7 +226,7 @@ async def test_checkpoint_that_fails_does_not_take_the_commit_back(path, monkeyp
 
     async with opened(SQLiteStorage(path)) as storage:
         storage._connection = NoCheckpoint(storage._connection)
-        monkeypatch.setattr("omniq.storage.sqlite.CHECKPOINT_BYTES", 0)
+        monkeypatch.setattr("omniq.storage.database.CHECKPOINT_BYTES", 0)
         await append(storage, "a")
         await append(storage, "b")
         assert names_of(await read_all(storage)) == ["a", "b"]
