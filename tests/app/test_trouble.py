@@ -152,7 +152,7 @@ async def test_use_after_close_opens_again_and_a_closed_wait_is_told(tmp_path: P
     app = AsyncOmniQ(tmp_path / "j")
     handle = await app.enqueue(jobs.add, 1)
     waiting = asyncio.create_task(handle.result())
-    while not (await app.engine())._waiters:
+    while not (await app.engine())._finishing._waiters:
         await asyncio.sleep(0)
     await app.close()
     with pytest.raises(StorageClosed):
