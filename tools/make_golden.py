@@ -67,7 +67,7 @@ def main() -> int:
             return 1
     folder.mkdir(parents=True, exist_ok=True)
     files = FileStorage(folder / "journal", segment_bytes=SEGMENT_BYTES, reserve_bytes=0)
-    with mock.patch("omniq.storage.file.random_bytes", return_value=JOURNAL_ID):
+    with mock.patch("omniq.storage.folder.random_bytes", return_value=JOURNAL_ID):
         asyncio.run(write(files, snapshot=True))
     asyncio.run(write(SQLiteStorage(folder / "journal.db"), snapshot=True))
     with closing(sqlite3.connect(folder / "journal.db")) as database:

@@ -84,7 +84,7 @@ class Simulation:
             mock.patch("omniq.upkeep.EVENTS_A_TASK", 0),
             mock.patch("omniq.worker.pool.WATCH_SECONDS", LEASE / 4),  # fewer turns of the loop
             mock.patch("omniq.storage.rendezvous.random_bytes", lambda n: next(names).rjust(n)),
-            mock.patch("omniq.storage.file.random_bytes", self.rng.randbytes),
+            mock.patch("omniq.storage.folder.random_bytes", self.rng.randbytes),
             mock.patch("omniq.storage.snapshots.random_bytes", lambda n: next(names).rjust(n)),
         ]
         asyncio.set_event_loop(self.loop)

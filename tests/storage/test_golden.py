@@ -91,7 +91,7 @@ def test_golden_journal_verifies(name, tmp_path, capsys):
 
 def test_the_same_commits_have_the_same_bytes_today(tmp_path):
     storage = FileStorage(tmp_path / "journal", segment_bytes=SEGMENT_BYTES)
-    with mock.patch("omniq.storage.file.random_bytes", return_value=JOURNAL_ID):
+    with mock.patch("omniq.storage.folder.random_bytes", return_value=JOURNAL_ID):
         asyncio.run(write(storage, snapshot=True))
     names = {path.name for path in (GOLDEN / "v1" / "journal").iterdir()}
     assert len([name for name in names if name.endswith(".seg")]) > 2
