@@ -214,7 +214,10 @@ class AsyncTaskQueue:
 
         Raises `TaskNotFound` if the journal does not know it, or no longer.
         """
-        state = await self.refresh()
+        await self.load()
+        state = self.projection
+        if task_id not in state.tasks:
+            await self.refresh()
         while (task := state.tasks.get(task_id)) is not None and not task.is_finished:
             await self._finishing.wait(task_id)
         if task is None:

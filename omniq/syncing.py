@@ -12,8 +12,6 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from omniq.errors import StorageFull
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -52,22 +50,14 @@ class Syncer:
                 await self._wanted.wait()
                 self._wanted.clear()
                 while self._waiting:
-                    await self._sync(self._waiting[-1][0])
+                    seq = self._waiting[-1][0]
+                    await self._storage.sync(seq)
+                    self._resolve(max(seq, self._storage.durable))
                 if self._is_lazy_due:
                     self._is_lazy_due = False
                     await self._storage.sync_lazily()
         except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
             self._on_failure(error)
-
-    async def _sync(self, seq: int) -> None:
-        try:
-            await self._storage.sync(seq)
-        except StorageFull as error:  # where syncing needs room; nothing is lost, or in doubt
-            for future in self._take_futures():
-                if not future.done():
-                    future.set_exception(error)
-        else:
-            self._resolve(max(seq, self._storage.durable))
 
     def acknowledge(self, seq: int, waiters: list[Waiter]) -> None:
         """Give these their answers once everything up to `seq` is durable."""
@@ -96,9 +86,6 @@ class Syncer:
         for timer in (self._later, self._lazy):
             if timer is not None:
                 timer.cancel()
-        return self._take_futures()
-
-    def _take_futures(self) -> list[asyncio.Future[Any]]:
         futures = [future for _, waiters in self._waiting for future, _ in waiters]
         self._waiting.clear()
         return futures

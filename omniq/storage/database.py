@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from omniq.errors import CorruptJournal, StorageError, StorageFull, UnsupportedFormat
+from omniq.host import sync_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,12 +73,34 @@ class WriteAheadLog:
         self._log = f"{path}-wal"
         self._on_broken_device = on_broken_device
         self._written = 0  # bytes, by this process, since its last checkpoint
+        self._descriptor = -1
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """Take a connection, which makes no checkpoints by itself from now on."""
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(f"PRAGMA journal_size_limit = {2 * CHECKPOINT_BYTES}")
         self._written = self._size()
+        self.close()
+        # SQLite makes the log with the first look at the database, and holds no locks on it. Who
+        # opens a file later would not hear of a failed sync before that.
+        with suppress(FileNotFoundError):
+            self._descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Give the log's descriptor up."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+    def sync(self) -> None:
+        """Return once what is in the log would survive power loss.
+
+        What has moved to the database was synced before it moved, and there after it did. SQLite
+        itself syncs only what it commits, so it would have to write something.
+        """
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
+        sync_file(self._descriptor)
 
     def written(self, connection: sqlite3.Connection, size: int) -> None:
         """Take note of a commit of about so many bytes, and make a checkpoint now and then.

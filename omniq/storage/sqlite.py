@@ -75,6 +75,7 @@ class SQLiteStorage(LocalStorage):
         super().__init__(path, durability=durability, read_only=read_only)
         self._connection: sqlite3.Connection | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._syncer: ThreadPoolExecutor | None = None
         self._reserve: Reserve | None = None
         self._reserve_bytes = reserve_bytes
         self._table = Table(self.path)
@@ -110,6 +111,7 @@ class SQLiteStorage(LocalStorage):
             with system_errors(f"cannot open the journal {self.path}"):
                 self._prepare_files()
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="omniq-sqlite")
+                self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
                 journal_id = await self._connect_patiently()
                 if self.read_only:
                     self._head = await self._hop(self._table.verified_end)
@@ -198,6 +200,10 @@ class SQLiteStorage(LocalStorage):
                 connection, self._connection = self._connection, None
                 await finished(asyncio.get_running_loop().run_in_executor(thread, connection.close))
             thread.shutdown()
+        if self._syncer is not None:
+            self._syncer.shutdown()
+            self._syncer = None
+        self._log.close()
 
     # Appending.
 
@@ -264,33 +270,38 @@ class SQLiteStorage(LocalStorage):
     # Syncing.
 
     async def sync(self, seq: int) -> None:
-        if seq <= self.durable:
-            return
-        if not self._inside:
-            async with self:
-                await self.sync(seq)
-            return
-        known = await self._run(self._commit_durably)
-        if seq > known:
-            raise StorageError(f"sequence number {seq} is behind the end, {known}")
+        if seq > self.durable:
+            await self._sync(seq)
 
     async def sync_lazily(self) -> None:
-        async with self:
-            if self._head.seq > self._durable:
-                await self._run(self._commit_durably)
+        if (end := self._known()) > self._durable:
+            await self._sync(end)
 
-    def _commit_durably(self, connection: sqlite3.Connection) -> int:
-        """Commit something with a sync, which takes all earlier commits to the disk as well."""
+    async def _sync(self, seq: int) -> None:
+        """Sync the log, which has all commits that are not in the database, synced, by now."""
+        known = self._known()
+        if seq > known and not self._inside:
+            async with self:
+                known = self._known()
+        if seq > known:
+            raise StorageError(f"sequence number {seq} is behind the end, {known}")
+        self._check()
+        await finished(asyncio.get_running_loop().run_in_executor(self._syncer, self._sync_now))
+        self._durable = max(self._durable, known)
 
-        def write() -> Head:
-            with self._errors(), _transaction(connection, synced=True):
-                connection.execute("UPDATE journal SET synced = synced + 1")
-                return self._table.head(connection)
+    def _known(self) -> int:
+        """Return up to where this handle knows the journal."""
+        return max(self._head.seq, self._cursor[0])
 
-        assert self._reserve is not None, "a handle that syncs is not read-only"
-        self._head = self._reserve.append(write, 2 * PAGE_BYTES, urgent=True)
-        self._durable = self._head.seq
-        return self._head.seq
+    def _sync_now(self) -> None:
+        try:
+            self._log.sync()
+        except OSError as error:
+            self._fail(f"syncing {self.path} failed: {error}")
+            raise StorageError(
+                f"cannot sync {self.path}: {error.strerror}. What was acknowledged is safe; what "
+                "was not may be lost. Next: open the journal again"
+            ) from error
 
     # Reading.
 

@@ -92,6 +92,19 @@ async def test_a_result_that_the_reserve_is_too_small_for_does_not_hold_up_the_o
             assert await large.result(timeout=SOON) == bytes(200_000)
 
 
+async def test_what_was_written_is_made_durable_on_a_full_disk(tmp_path: Path) -> None:
+    """A sync of SQLite's log takes no room, so whoever waits for a result gets it."""
+    storage = SQLiteStorage(tmp_path / "jobs.db", reserve_bytes=0)
+    async with AsyncOmniQ(storage) as oq:
+        await oq.pause("later")
+        queue = await oq.engine()
+        storage._connection = disk = FullConnection(storage._connection, tmp_path)
+        disk.capacity = disk.used()
+        await queue.make_durable(queue.projection.seq)
+        assert storage.durable == queue.projection.seq
+        disk.capacity = 1 << 60
+
+
 async def test_progress_takes_no_room_from_outcomes(tmp_path: Path) -> None:
     """It is said again, and better, the next time."""
     disk = SmallDisk(tmp_path / "journal")

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from itertools import pairwise
 
 import pytest
@@ -244,6 +245,33 @@ async def test_log_is_moved_to_the_database_now_and_then_and_not_with_each_commi
     assert max(sizes) < 4 * CHECKPOINT_BYTES
     restarts = sum(later < earlier for earlier, later in pairwise(sizes))
     assert 2 <= restarts <= 12
+
+
+async def test_commit_that_nobody_waits_for_is_durable_with_the_next_one_that_somebody_does(path):
+    """And its row says that it was not synced by itself."""
+    async with opened(SQLiteStorage(path)) as storage:
+        await append(storage, "a", durable=True)
+        assert storage.durable == 1
+        await append(storage, "b")
+        assert storage.durable == 1
+        await append(storage, "c", durable=True)
+        assert storage.durable == 3
+        await append(storage, "d")
+        await storage.sync(4)
+        assert storage.durable == 4
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT durable FROM events ORDER BY seq").fetchall()
+    assert rows == [(1,), (0,), (1,), (0,)]
+
+
+async def test_commit_of_another_process_is_durable_once_its_row_says_so(path):
+    async with opened(SQLiteStorage(path)) as storage, opened(storage.sibling()) as other:
+        await append(storage, "a")
+        assert names_of(await read_all(other)) == ["a"]
+        assert other.durable == 0, "whoever hands out what it tells has to sync first"
+        await append(storage, "b", durable=True)
+        assert names_of(await other.read(1)) == ["b"]
+        assert other.durable == 2
 
 
 async def test_log_is_written_over_and_does_not_grow_anew(path):
