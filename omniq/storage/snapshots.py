@@ -34,6 +34,7 @@ __all__ = ("KEPT", "BadSnapshot", "SnapshotFolder", "pieces_of", "snapshot_of")
 
 KEPT = 2  # if the newest does not verify, there is the one before it
 MAX_SNAPSHOT_BYTES = 2 * 1024 * 1024 * 1024  # of about ten million tasks; larger are not read
+WRITE_BYTES = 1024 * 1024  # at a time
 SUFFIX = ".snapshot"
 
 _MAGIC = b"OqSnap\r\n"
@@ -76,6 +77,18 @@ async def pieces_of(
         digest.update(piece)
         yield piece
     yield digest.digest()
+
+
+async def _gathered(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Join small pieces: to have a thread write one costs as much as to make it."""
+    gathered, size = list[bytes](), 0
+    async for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= WRITE_BYTES:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+    yield b"".join(gathered)
 
 
 def snapshot_of(journal_id: bytes, data: bytes) -> Snapshot:
@@ -149,8 +162,8 @@ class SnapshotFolder:
         self._remove_unfinished(bookmark.seq)
         file, is_whole = _SnapshotFile(self.disk, self.file(bookmark.seq)), False
         try:
-            async for piece in pieces_of(journal_id, bookmark, parts):
-                await in_thread(partial(file.write, piece))
+            async for data in _gathered(pieces_of(journal_id, bookmark, parts)):
+                await in_thread(partial(file.write, data))
             await in_thread(file.finish)
             is_whole = True
         finally:

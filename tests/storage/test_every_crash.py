@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from omniq.storage import snapshots
 from omniq.storage.file import FileStorage
 from tests.storage.language import check_numbers, names_of, tasks
 from tools.simulation.disk import SimulatedDisk
@@ -210,7 +211,8 @@ def check(story, kept, beginning, more):
         check_numbers(kept)
 
 
-def test_every_disk_that_a_crash_may_leave_is_a_right_prefix(folder):
+def test_every_disk_that_a_crash_may_leave_is_a_right_prefix(folder, monkeypatch):
+    monkeypatch.setattr(snapshots, "WRITE_BYTES", 1)  # a snapshot of several writes
     counter = At()
     disk = new_disk(folder)
     disk.before = counter
