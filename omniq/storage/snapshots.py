@@ -13,7 +13,6 @@ import hashlib
 import os
 import struct
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -34,7 +33,7 @@ __all__ = ("KEPT", "BadSnapshot", "SnapshotFolder", "pieces_of", "snapshot_of")
 
 KEPT = 2  # if the newest does not verify, there is the one before it
 MAX_SNAPSHOT_BYTES = 2 * 1024 * 1024 * 1024  # of about ten million tasks; larger are not read
-WRITE_BYTES = 1024 * 1024  # at a time
+WRITE_BYTES = 1024 * 1024  # at a time: each write is a hop to a thread
 SUFFIX = ".snapshot"
 
 _MAGIC = b"OqSnap\r\n"
@@ -77,18 +76,6 @@ async def pieces_of(
         digest.update(piece)
         yield piece
     yield digest.digest()
-
-
-async def _gathered(pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """Join small pieces: to have a thread write one costs as much as to make it."""
-    gathered, size = list[bytes](), 0
-    async for piece in pieces:
-        gathered.append(piece)
-        size += len(piece)
-        if size >= WRITE_BYTES:
-            yield b"".join(gathered)
-            gathered, size = [], 0
-    yield b"".join(gathered)
 
 
 def snapshot_of(journal_id: bytes, data: bytes) -> Snapshot:
@@ -162,8 +149,9 @@ class SnapshotFolder:
         self._remove_unfinished(bookmark.seq)
         file, is_whole = _SnapshotFile(self.disk, self.file(bookmark.seq)), False
         try:
-            async for data in _gathered(pieces_of(journal_id, bookmark, parts)):
-                await in_thread(partial(file.write, data))
+            async for piece in pieces_of(journal_id, bookmark, parts):
+                if file.gather(piece) >= WRITE_BYTES:
+                    await in_thread(file.write)
             await in_thread(file.finish)
             is_whole = True
         finally:
@@ -193,13 +181,21 @@ class _SnapshotFile:
         self._temporary = path.with_name(f"{path.name}.{random_bytes(4).hex()}.tmp")
         self._descriptor = disk.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._offset = 0
+        self._gathered = bytearray()
 
-    def write(self, piece: bytes) -> None:
-        self._disk.write_all(self._descriptor, piece, self._offset)
-        self._offset += len(piece)
+    def gather(self, piece: bytes) -> int:
+        """Keep a piece for the next write, and return how many bytes that will have."""
+        self._gathered += piece
+        return len(self._gathered)
+
+    def write(self) -> None:
+        data, self._gathered = bytes(self._gathered), bytearray()
+        self._disk.write_all(self._descriptor, data, self._offset)
+        self._offset += len(data)
 
     def finish(self) -> None:
         """Make it durable, and only then give it its name."""
+        self.write()
         self._disk.sync(self._descriptor)
         with suppress(FileNotFoundError):  # who began a newer one has removed it
             self._disk.rename(self._temporary, self._path)
