@@ -140,10 +140,7 @@ def drain_pending(folder: Path, size: Size) -> tuple[float, float]:
 
 def copied(folder: Path, events: int) -> Path:
     """Return the folder of a copy of a long journal, which shares what is never changed again."""
-    original = long_journal(folder, events, "file")
-    source, target = original / "jobs", folder / "copy" / "jobs"
-    if not list(source.glob("*.snapshot")):
-        asyncio.run(snapshot_taken(original))
+    source, target = with_snapshot(folder, events) / "jobs", folder / "copy" / "jobs"
     target.mkdir(parents=True, mode=0o700)
     *sealed, last = sorted(source.glob("*.seg"))
     for file in sealed:
@@ -152,6 +149,14 @@ def copied(folder: Path, events: int) -> Path:
         shutil.copy(file, target)
     os.sync()  # else the disk is at it while something is timed
     return target.parent
+
+
+def with_snapshot(folder: Path, events: int) -> Path:
+    """Return the folder of a long journal that has its snapshot."""
+    where = long_journal(folder, events, "file")
+    if not list(where.glob("jobs/*.snapshot")):
+        asyncio.run(snapshot_taken(where))
+    return where
 
 
 async def snapshot_taken(where: Path) -> None:
@@ -199,7 +204,7 @@ def verify_long(folder: Path, size: Size) -> tuple[float, float]:
     """Return MiB of memory that `verify` takes, for a tenth of the history and for all of it."""
     peaks: list[float] = []
     for events in (size.history // 10, size.history):
-        child = Child("verify", long_journal(folder, events, "file"), journal="jobs")
+        child = Child("verify", with_snapshot(folder, events), journal="jobs")
         child.go()
         peaks.append(child.found()["peak"] / 1024 / 1024)
     return peaks[0], peaks[1]
