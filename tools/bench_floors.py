@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 UVLOOP = "OMNIQ_BENCH_UVLOOP"  # set in the environment: use it
 PAYLOAD = b"x" * 90
+ARGUMENTS = msgspec.msgpack.encode(([PAYLOAD], {}))  # as a task has them
 BACKENDS = {"file": "jobs", "sqlite": "jobs.db", "memory": "memory://"}
 RAN: list[None] = []  # an entry for each no-op that ran in this process
 
@@ -86,7 +87,7 @@ def app_on(folder: Path, backend: str, **options: Any) -> tuple[AsyncOmniQ, Task
 def enqueued(number: int) -> ev.TaskEnqueued:
     """Return an event like that of a benchmark's task."""
     task_id = f"019e7044-8800-7000-8000-{number:012d}"
-    return ev.TaskEnqueued(task_id, "noop", "default", PAYLOAD, result_ttl_us=86_400_000_000)
+    return ev.TaskEnqueued(task_id, "noop", "default", ARGUMENTS, result_ttl_us=86_400_000_000)
 
 
 def lives(numbers: range) -> list[ev.Event]:

@@ -412,12 +412,10 @@ def result_of(row: Row, where: Path, size: Size) -> dict[str, Any]:
 
 def line_of(result: dict[str, Any]) -> str:
     """Return a line of the table."""
-    verdict = "met" if result["met"] else "MISSED"
-    unit = result["unit"]
-    ordinary, large = shown(result["ordinary"], unit), shown(result["large"], unit)
-    ratio, wanted = shown(result["ratio"]), shown(result["wanted"])
-    if result["ordinary"] is None:
-        ordinary = ""
+    verdict, unit = "met" if result["met"] else "MISSED", result["unit"]
+    ordinary = "" if result["ordinary"] is None else shown(result["ordinary"], unit)
+    large, ratio = shown(result["large"], unit), shown(result["ratio"])
+    wanted = shown(result["wanted"])
     return f"| {result['name']} | {ordinary} | {large} | {ratio} | {wanted} | {verdict} |"
 
 
