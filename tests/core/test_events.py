@@ -9,6 +9,7 @@ import pytest
 
 from omniq.core import events as ev
 from omniq.core.retry import RetryRule
+from omniq.core.projection import Projection
 from omniq.errors import PayloadTooLarge
 from omniq.storage import encoding
 from omniq.storage.encoding import (
@@ -128,6 +129,9 @@ def commit_of(count, first_seq=1, at=1, actor="a"):
 class TestFrozen:
     def test_tags_are_the_documented_ones(self):
         assert sorted(CLASSES) == sorted(FIELDS) == sorted(EXAMPLES) == sorted(BYTES)
+
+    def test_every_event_has_its_place_in_the_projection(self):
+        assert Projection._reactions.keys() == set(CLASSES.values())
 
     @each_tag
     def test_fields_have_their_order_and_only_new_ones_may_be_left_out(self, tag):
