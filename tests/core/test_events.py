@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from omniq.core import events as ev
-from omniq.core.retry import RetryRule
 from omniq.core.projection import Projection
+from omniq.core.retry import RetryRule
 from omniq.errors import PayloadTooLarge
 from omniq.storage import encoding
 from omniq.storage.encoding import (
