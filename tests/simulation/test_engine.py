@@ -172,6 +172,7 @@ class Engine(RuleBasedStateMachine):
         known = set(self.model.tasks)
         new = [task_id for task_id in self.states()[0].tasks if task_id not in known]
         assert len(new) in (0, 5), "a batch is there, or it is not"
+        self.run(self.flushed(self.processes[client]))  # else the next power cut may still take it
         for task_id in new:
             self.model.enqueue(task_id, "works")
 
