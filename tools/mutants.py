@@ -121,8 +121,8 @@ MUTANTS = (
     Mutant(
         "a snapshot without the last task",
         "omniq/core/snapshot.py",
-        "        self._tasks = state.tasks.copy()",
-        "        self._tasks = dict(list(state.tasks.items())[:-1])",
+        "        self._tasks = tuple(state.tasks.values())",
+        "        self._tasks = tuple(state.tasks.values())[:-1]",
         (ENGINE, MACHINE),
     ),
     Mutant(

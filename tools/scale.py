@@ -14,13 +14,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,34 +32,31 @@ from tools.bench_child import TOGETHER, Child
 from tools.bench_floors import FULL, PAYLOAD, app_on
 from tools.bench_processes import rate_of
 from tools.bench_queue import check, fill
-from tools.bench_reading import LIVE_TASKS, build_history, long_journal
+from tools.bench_reading import LIVE_TASKS
+from tools.scale_pauses import (
+    LARGE,
+    MANY,
+    TENTH,
+    Size,
+    copied,
+    large_payload,
+    pause_of_dropping,
+    pause_of_loading,
+    pause_of_snapshot,
+    with_snapshot,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from omniq import AsyncOmniQ
 
 FLAT = 1.1
 PAUSE_MS = 50.0
-TICK_SECONDS = 0.001
 REPETITIONS = 3
 WORKERS = 64
 QUEUES = 200
-MANY = 50_000  # tasks that are timed
 LEASE_US = 3_000_000  # a tenth of the default, so that renewals are in what is timed
-MAX_PAYLOAD = 1024 * 1024 - 16  # bytes, with a little room for the call around it
-
-
-class Size(NamedTuple):
-    """How large the large ones are."""
-
-    pending: int
-    history: int
-    scheduled: int
-
-
-LARGE = Size(1_000_000, 10_000_000, 100_000)
-TENTH = Size(100_000, 1_000_000, 10_000)
 
 
 class Row(NamedTuple):
@@ -138,37 +133,6 @@ def drain_pending(folder: Path, size: Size) -> tuple[float, float]:
 # Ten million events.
 
 
-def copied(folder: Path, events: int) -> Path:
-    """Return the folder of a copy of a long journal, which shares what is never changed again."""
-    source, target = with_snapshot(folder, events) / "jobs", folder / "copy" / "jobs"
-    target.mkdir(parents=True, mode=0o700)
-    *sealed, last = sorted(source.glob("*.seg"))
-    for file in sealed:
-        os.link(file, target / file.name)
-    for file in (last, *source.glob("*.snapshot")):
-        shutil.copy(file, target)
-    os.sync()  # else the disk is at it while something is timed
-    return target.parent
-
-
-def with_snapshot(folder: Path, events: int) -> Path:
-    """Return the folder of a long journal that has its snapshot."""
-    where = long_journal(folder, events, "file")
-    if not list(where.glob("jobs/*.snapshot")):
-        asyncio.run(snapshot_taken(where))
-    return where
-
-
-async def snapshot_taken(where: Path) -> None:
-    """Read a journal, and wait until the snapshot is there that is due by then."""
-    oq, _ = app_on(where, "file", result_ttl=None)
-    async with oq:
-        await oq.stats()
-        engine = await oq.engine()
-        while not await engine.storage.snapshot_seq():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.01)
-
-
 def beside_history(folder: Path, size: Size) -> tuple[float, float]:
     """Drain as many in a new journal and in one with a long history, each in a new process."""
     new, costs = folder / "new", list[float]()
@@ -210,7 +174,7 @@ def verify_long(folder: Path, size: Size) -> tuple[float, float]:
     return peaks[0], peaks[1]
 
 
-# Scheduled tasks, workers, queues, a large payload.
+# Scheduled tasks, workers, queues.
 
 
 def beside_scheduled(folder: Path, size: Size) -> tuple[float, float]:
@@ -295,80 +259,6 @@ def over_queues(folder: Path, _size: Size) -> tuple[float, float]:
     return asyncio.run(run(folder / "one", 1)), asyncio.run(run(folder / "many", QUEUES))
 
 
-def large_payload(folder: Path, _size: Size) -> tuple[None, float]:
-    """Return milliseconds that the loop is held up by a task with the largest payload."""
-
-    async def run() -> float:
-        oq, tasks = app_on(folder, "file")
-        async with oq, oq.worker(), lags() as found:
-            for _ in range(5):
-                await (await tasks.noop.enqueue(b"x" * MAX_PAYLOAD)).result(timeout=60)
-        return max(found)
-
-    return None, asyncio.run(run())
-
-
-# Pauses.
-
-
-@asynccontextmanager
-async def lags() -> AsyncIterator[list[float]]:
-    """Collect by how many milliseconds the loop was late, a thousand times a second."""
-    found = [0.0]
-
-    async def tick() -> None:
-        while True:
-            due = time.perf_counter() + TICK_SECONDS
-            await asyncio.sleep(TICK_SECONDS)
-            found.append(1000 * (time.perf_counter() - due))
-
-    ticking = asyncio.create_task(tick())
-    try:
-        yield found
-    finally:
-        ticking.cancel()
-
-
-def pause_of_snapshot(folder: Path, size: Size) -> tuple[None, float]:
-    """Return the longest pause while the state of a large queue is saved, and then loaded."""
-    # As much must have happened since the last snapshot as is in four events for each task.
-    asyncio.run(build_history(folder, 4 * size.pending, "file", live=size.pending))
-
-    async def run() -> float:
-        async with lags() as found:
-            await snapshot_taken(folder)
-        oq, _ = app_on(folder, "file")
-        async with oq, lags() as again:
-            await oq.stats()
-        return max(*found, *again)
-
-    return None, asyncio.run(run())
-
-
-def pause_of_dropping(folder: Path, size: Size) -> tuple[None, float]:
-    """Return the longest pause while the history of a long journal is dropped."""
-    where = copied(folder, size.history)
-    before = disk_of(where)
-
-    async def run() -> float:
-        oq, tasks = app_on(where, "file", retention=8)  # looks each second
-        async with oq, lags() as found:
-            # Two snapshots are kept, and what is behind the older one may go.
-            for _ in range(3):
-                await fill(tasks.noop, MANY)
-                await oq.worker(concurrency=TOGETHER).drain()
-            while disk_of(where) > before // 2:  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0.05)
-        return max(found)
-
-    return None, asyncio.run(run())
-
-
-def disk_of(where: Path) -> int:
-    """Return the bytes of a journal's segments."""
-    return sum(file.stat().st_size for file in where.glob("jobs/*.seg"))
-
-
 ROWS = [
     Row("enqueue, 1,000,000 pending", "µs", enqueue_beside_pending),
     Row("drain, 1,000,000 pending", "µs", drain_pending),
@@ -381,7 +271,8 @@ ROWS = [
     Row("enqueue and drain, 200 queues", "µs", over_queues),
     Row("pause, tasks with the largest payload", "ms", large_payload, PAUSE_MS),
     Row("pause, snapshot of 1,000,000 pending", "ms", pause_of_snapshot, PAUSE_MS),
-    Row("pause, history of 10,000,000 events is dropped", "ms", pause_of_dropping, PAUSE_MS, 1),
+    Row("pause, 1,000,000 pending are loaded", "ms", pause_of_loading, PAUSE_MS),
+    Row("pause, history of 10,000,000 events is dropped", "ms", pause_of_dropping, PAUSE_MS),
 ]
 
 

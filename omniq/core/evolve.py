@@ -45,8 +45,8 @@ def _is_of_another_claim(task: TaskRecord, event: ev.TaskEvent) -> bool:
     """Whether an event of a running task names another attempt or worker than the one it has."""
     if type(event) is ev.TaskCancelRequested:
         return False
-    claim = (getattr(event, "attempt", 0), getattr(event, "worker", ""))
-    return claim != (task.attempt, task.run.worker)
+    # By the table, what else can happen to a running task has both.
+    return event.attempt != task.attempt or event.worker != task.run.worker  # type: ignore[union-attr]
 
 
 def enqueued(event: ev.TaskEnqueued, spec: TaskSpec, at: int) -> TaskRecord:

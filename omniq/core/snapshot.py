@@ -1,7 +1,8 @@
 """A projection as bytes, and back: what a snapshot holds.
 
 `Capture` takes hold of a state at once, by shallow copies of its indexes. The records in them are
-immutable, so the bytes can be made later, part by part, while the live state goes on. `restore`
+immutable, so the bytes can be made later, part by part, while the live state goes on. A copy of
+the values alone takes 15 ms for a million tasks, where one of the dictionary takes 100. `restore`
 makes the projection again. It cannot be told from a fold of the journal up to the same event: the
 same tasks, in the same line, under the same workers.
 
@@ -29,7 +30,8 @@ __all__ = ("Capture", "restore")
 
 VERSION: Final = 1
 TASKS_A_PART = 500  # about a millisecond of work
-PLACES_A_PART = 10_000
+PLACES_A_PART = 5000
+SHARES = 64  # one dictionary of a million would be made anew, all at once, as it grows
 
 
 type _Place = Annotated[int, msgspec.Meta(ge=0)]
@@ -93,7 +95,7 @@ class Capture:
 
     def __init__(self, state: Projection) -> None:
         self.seq = state.seq
-        self._tasks = state.tasks.copy()
+        self._tasks = tuple(state.tasks.values())
         self._ready, self._later = state.waiting.copy()
         self._frame = _Frame(
             version=VERSION,
@@ -110,26 +112,42 @@ class Capture:
         """Yield the state as bytes, at most a few milliseconds' work at a time."""
         yield _encode(self._frame)
         specs: dict[TaskSpec, int] = {}
-        places: dict[str, int] = {}  # of those that wait
+        places = _Places(self._tasks)
         count = 0
-        for records in batched(self._tasks.values(), TASKS_A_PART, strict=False):
+        for records in batched(self._tasks, TASKS_A_PART, strict=False):
             known = len(specs)
             rows = [_row(record, specs.setdefault(record.spec, len(specs))) for record in records]
             yield _encode(_Tasks(list(specs)[known:], rows))
             for place, record in enumerate(records, count):
                 if record.is_waiting:
-                    places[record.id] = place
+                    places.put(record.id, place)
             count += len(records)
-        tasks = self._tasks
         for records in batched(self._ready, PLACES_A_PART, strict=False):
-            # An entry whose record was replaced is void; the index keeps some of those.
-            ready = [places[task.id] for task in records if tasks.get(task.id) is task]
-            yield _encode(_Ready(ready))
+            found = map(places.take, records)
+            yield _encode(_Ready([place for place in found if place is not None]))
         for entries in batched(self._later, PLACES_A_PART, strict=False):
-            later = [
-                (places[task.id], rank) for _, rank, task in entries if tasks.get(task.id) is task
-            ]
-            yield _encode(_Later(later))
+            ranked = [(places.take(task), rank) for _, rank, task in entries]
+            yield _encode(_Later([(place, rank) for place, rank in ranked if place is not None]))
+
+
+class _Places:
+    """Which of all tasks the waiting ones are, until each was asked for."""
+
+    def __init__(self, tasks: tuple[TaskRecord, ...]) -> None:
+        self._tasks = tasks
+        self._shares: list[dict[str, int]] = [{} for _ in range(SHARES)]
+
+    def put(self, task_id: str, place: int) -> None:
+        self._shares[hash(task_id) % SHARES][task_id] = place
+
+    def take(self, task: TaskRecord) -> int | None:
+        """Return a task's place; None for an entry whose record was replaced, which is void."""
+        share = self._shares[hash(task.id) % SHARES]
+        place = share.get(task.id)
+        if place is None or self._tasks[place] is not task:
+            return None
+        del share[task.id]  # a little at a time, not all at the end
+        return place
 
 
 def restore(parts: Iterable[bytes]) -> Iterator[Projection]:
@@ -150,7 +168,11 @@ def restore(parts: Iterable[bytes]) -> Iterator[Projection]:
 def _grow(parts: Iterable[bytes]) -> Iterator[Projection]:
     state = Projection()
     specs: list[TaskSpec] = []
-    records: list[TaskRecord] = []
+    tasks: list[tuple[TaskRecord, ...]] = []  # all parts but the last have the same number
+
+    def at(place: int) -> TaskRecord:
+        return tasks[place // TASKS_A_PART][place % TASKS_A_PART]
+
     for part in parts:
         match _decoder.decode(part):
             case _Frame() as frame:
@@ -163,15 +185,15 @@ def _grow(parts: Iterable[bytes]) -> Iterator[Projection]:
                 }
             case _Tasks() as some:
                 specs.extend(map(state.share, some.specs))
-                for row in some.tasks:
-                    records.append(_record(row, specs[row.spec]))
-                    state.put_back(records[-1])
+                tasks.append(tuple([_record(row, specs[row.spec]) for row in some.tasks]))
+                for task in tasks[-1]:
+                    state.put_back(task)
             case _Ready(places):
                 for place in places:
-                    state.waiting.put_back(records[place])
+                    state.waiting.put_back(at(place))
             case _Later(places):
                 for place, rank in places:
-                    state.waiting.put_back_later(records[place], rank)
+                    state.waiting.put_back_later(at(place), rank)
         yield state
 
 

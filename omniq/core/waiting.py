@@ -2,7 +2,7 @@
 
 The index holds the records themselves and is lazy: an entry counts as long as its record is what
 `tasks` has under that id. So whatever happens to a task makes its entry void, where it stands, and
-none can be there twice; void entries are dropped when they are met, and swept when they are many.
+none can be there twice; void entries are dropped when they are met, and swept as more become it.
 While events are tried (`begin` … `rollback`) nothing is dropped for good, since what is void may
 come back. What a process cannot run (a function that is not there) it sets aside, per name, so
 that a backlog of foreign tasks costs nothing.
@@ -11,11 +11,12 @@ that a backlog of foreign tasks costs nothing.
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING
+
+from omniq.core.lane import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ("WaitingTasks",)
 
-SWEEP_AFTER = 1000  # entries at least, before it is worth looking for void ones
+SWEEP_AFTER = 1000  # void entries at least, before it is worth sweeping those that come later
 
 
 class _Queue:
@@ -34,13 +35,13 @@ class _Queue:
     __slots__ = ("lanes", "priorities")
 
     def __init__(self) -> None:
-        self.lanes: dict[int, deque[TaskRecord]] = {}
+        self.lanes: dict[int, Lane] = {}
         self.priorities: list[int] = []  # ascending, of the lanes that exist
 
-    def lane(self, priority: int) -> deque[TaskRecord]:
+    def lane(self, priority: int) -> Lane:
         lane = self.lanes.get(priority)
         if lane is None:
-            lane = self.lanes[priority] = deque()
+            lane = self.lanes[priority] = Lane()
             insort(self.priorities, priority)
         return lane
 
@@ -52,10 +53,11 @@ class _Queue:
 class _Trial:
     """What to put back if the events that are tried do not get written."""
 
-    __slots__ = ("taken", "turn")
+    __slots__ = ("gone", "taken", "turn")
 
     def __init__(self, turn: tuple[str, ...]) -> None:
-        self.taken: list[TaskRecord] = []
+        self.taken: list[TaskRecord] = []  # whose entry was taken out
+        self.gone: list[TaskRecord] = []  # who no longer waits
         self.turn = turn
 
 
@@ -69,8 +71,8 @@ class WaitingTasks:
         self._order = 0
         self._aside: dict[str, dict[str, TaskRecord]] = {}  # task name -> id -> task
         self._trial: _Trial | None = None
-        self._unswept = 0  # entries that were added since the last sweep
-        self._sweep_at = SWEEP_AFTER
+        self._promoted = 0  # until when those that come later were put in line
+        self._void_later = 0  # at most so many of them no longer count
 
     def add(self, task: TaskRecord, now: int) -> None:
         """Take in a task that waits, behind its equals."""
@@ -79,23 +81,15 @@ class WaitingTasks:
         else:
             self._promote(now)  # they were ready first
             self._lane_of(task).append(task)
-        self._unswept += 1
-        if self._unswept >= self._sweep_at and self._trial is None:
-            self._sweep()
 
     def discard(self, task: TaskRecord) -> None:
         """Take out a task that no longer waits: its entry is void by now."""
-        if self._aside and (aside := self._aside.get(task.spec.name)) is not None:
-            self._forget_aside(task, aside)
-        if self._trial is None and (queue := self._queues.get(task.spec.queue)) is not None:
-            priority = task.spec.priority
-            lane = queue.lanes.get(priority)
-            if lane is not None:
-                tasks = self._tasks
-                while lane and tasks.get(lane[0].id) is not lane[0]:
-                    lane.popleft()
-                if not lane:
-                    queue.drop_lane(priority)
+        if self._aside and self._forget_aside(task):
+            return
+        if self._trial is None:
+            self._drop_void(task)
+        else:
+            self._trial.gone.append(task)
 
     def take(
         self,
@@ -181,13 +175,11 @@ class WaitingTasks:
     def put_back(self, task: TaskRecord) -> None:
         """Take in a ready task as a snapshot has it, behind those before it."""
         self._lane_of(task).append(task)
-        self._unswept += 1
 
     def put_back_later(self, task: TaskRecord, rank: int) -> None:
         """Take in a task that is not due yet, as a snapshot has it."""
         heappush(self._later, (task.due_at, rank, task))
         self._order = max(self._order, rank)
-        self._unswept += 1
 
     # Trying events before they are written.
 
@@ -195,9 +187,13 @@ class WaitingTasks:
         self._trial = _Trial(tuple(self._queues))
 
     def keep(self) -> None:
+        trial = self._trial
+        assert trial is not None, "no trial is under way"
         self._trial = None
-        if self._unswept >= self._sweep_at:
-            self._sweep()
+        taken = set(map(id, trial.taken))
+        for task in trial.gone:
+            if id(task) not in taken:
+                self._drop_void(task)
 
     def rollback(self) -> None:
         """Put back what was taken. `tasks` has the records again that it had at `begin`."""
@@ -211,7 +207,7 @@ class WaitingTasks:
         self._order += 1
         heappush(self._later, (task.due_at, self._order, task))
 
-    def _lane_of(self, task: TaskRecord) -> deque[TaskRecord]:
+    def _lane_of(self, task: TaskRecord) -> Lane:
         queue = self._queues.get(task.spec.queue)
         if queue is None:
             queue = self._queues[task.spec.queue] = _Queue()
@@ -221,6 +217,7 @@ class WaitingTasks:
         return self._tasks.get(task.id) is task
 
     def _promote(self, now: int) -> None:
+        self._promoted = max(self._promoted, now)
         while self._later and self._later[0][0] <= now:
             task = heappop(self._later)[2]
             if self._counts(task) or self._trial is not None:
@@ -235,7 +232,7 @@ class WaitingTasks:
             priority = queue.priorities[-1]
             lane = queue.lanes[priority]
             while lane and len(taken) < limit:
-                task = lane.popleft()
+                task = lane.pop()
                 if not self._counts(task):
                     self._note(task)
                 elif task.due_at > now:  # the clock was set back
@@ -254,28 +251,35 @@ class WaitingTasks:
         if self._trial is not None:
             self._trial.taken.append(task)
 
-    def _forget_aside(self, task: TaskRecord, aside: dict[str, TaskRecord]) -> None:
-        if aside.pop(task.id, None) is not None:
-            self._note(task)
-            if not aside:
-                del self._aside[task.spec.name]
+    def _forget_aside(self, task: TaskRecord) -> bool:
+        """Take out a task that was set aside; whether it was."""
+        name = task.spec.name
+        aside = self._aside.get(name)
+        if aside is None or aside.pop(task.id, None) is None:
+            return False
+        self._note(task)
+        if not aside:
+            del self._aside[name]
+        return True
 
     def _put_back(self, tasks: list[TaskRecord]) -> None:
         """Put these before their equals, the first of them first."""
         for task in reversed(tasks):
             if self._counts(task):
-                self._lane_of(task).appendleft(task)
+                self._lane_of(task).put_first(task)
 
-    def _sweep(self) -> None:
-        """Drop void entries everywhere; the cost is shared by as many additions before it."""
-        left = 0
-        for queue in self._queues.values():
-            for priority, lane in tuple(queue.lanes.items()):
-                queue.lanes[priority] = deque(filter(self._counts, lane))
-                left += len(queue.lanes[priority])
-                if not queue.lanes[priority]:
+    def _drop_void(self, task: TaskRecord) -> None:
+        """Drop the entry of a task, or see to it that void ones do not become too many."""
+        if task.due_at > self._promoted:
+            self._void_later += 1
+            if self._void_later > SWEEP_AFTER + len(self._later) // 2:
+                self._later = [entry for entry in self._later if self._counts(entry[2])]
+                heapify(self._later)
+                self._void_later = 0
+        elif (queue := self._queues.get(task.spec.queue)) is not None:
+            priority = task.spec.priority
+            lane = queue.lanes.get(priority)
+            if lane is not None:
+                lane.drop_void(self._tasks)
+                if not lane:
                     queue.drop_lane(priority)
-        self._later = [entry for entry in self._later if self._counts(entry[2])]
-        heapify(self._later)
-        self._unswept = 0
-        self._sweep_at = SWEEP_AFTER + 2 * (left + len(self._later))

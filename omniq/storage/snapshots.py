@@ -146,7 +146,7 @@ class SnapshotFolder:
         in_thread: _InThread,
     ) -> None:
         """Write a snapshot, durable and whole, and remove those that it makes needless."""
-        self._remove_unfinished(bookmark.seq)
+        await in_thread(lambda: self._remove_unfinished(bookmark.seq))
         file, is_whole = _SnapshotFile(self.disk, self.file(bookmark.seq)), False
         try:
             async for piece in pieces_of(journal_id, bookmark, parts):
@@ -156,6 +156,9 @@ class SnapshotFolder:
             is_whole = True
         finally:
             file.close(remove=not is_whole)
+        await in_thread(self._remove_old)
+
+    def _remove_old(self) -> None:
         for seq in self.seqs()[:-KEPT]:
             with suppress(FileNotFoundError):  # somebody else did the same
                 self.disk.remove(self.file(seq))
