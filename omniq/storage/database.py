@@ -1,4 +1,4 @@
-"""A connection to an SQLite database that may be anybody's, and what SQLite's errors mean.
+"""A connection to an SQLite database that may be anybody's, its thread, and its errors.
 
 A database is input: it may be damaged, or made by somebody who wishes us ill. So nothing that came
 with it runs, and whatever SQLite finds wrong with it becomes an error of the OmniQ tree.
@@ -6,20 +6,25 @@ with it runs, and whatever SQLite finds wrong with it becomes an error of the Om
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from omniq.errors import CorruptJournal, StorageError, StorageFull, UnsupportedFormat
 from omniq.host import sync_file
+from omniq.storage.local import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 __all__ = (
+    "Database",
     "WriteAheadLog",
     "connect",
     "corrupt",
@@ -59,6 +64,57 @@ def connect(path: Path, *parameters: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+class Database:
+    """One connection, and the thread that does on it what takes time."""
+
+    def __init__(self, errors: Callable[[], AbstractContextManager[None]]) -> None:
+        self.connection: sqlite3.Connection | None = None
+        self._errors = errors  # around each operation
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="omniq-sqlite")
+        self._running = 0  # operations that are with the thread
+
+    async def run[T](
+        self, operation: Callable[[sqlite3.Connection], T], *, at_once: bool = False
+    ) -> T:
+        """Run an operation to its end, in the thread.
+
+        What is small and syncs nothing may be done at once, on the loop, unless the thread is at
+        work or somebody else holds the database.
+        """
+        if at_once and not self._running:
+            try:
+                return self._at_once(operation)
+            except StorageError as error:
+                if not is_busy(error.__cause__):
+                    raise
+        self._running += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await finished(loop.run_in_executor(self._thread, self._guarded, operation))
+        finally:
+            self._running -= 1
+
+    def _at_once[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        assert self.connection is not None, "who does something at once has connected"
+        self.connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            return self._guarded(operation)
+        finally:
+            self.connection.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
+
+    def _guarded[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        with self._errors():
+            return operation(self.connection)  # type: ignore[arg-type] # None only to connect
+
+    async def close(self) -> None:
+        """Close the connection once the thread is done with it."""
+        if self.connection is not None:
+            connection, self.connection = self.connection, None
+            close = asyncio.get_running_loop().run_in_executor(self._thread, connection.close)
+            await finished(close)
+        self._thread.shutdown()
 
 
 class WriteAheadLog:
@@ -102,14 +158,17 @@ class WriteAheadLog:
             self._descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
         sync_file(self._descriptor)
 
-    def written(self, connection: sqlite3.Connection, size: int) -> None:
-        """Take note of a commit of about so many bytes, and make a checkpoint now and then.
+    def written(self, size: int) -> None:
+        """Take note of a commit of about so many bytes."""
+        self._written += size
+
+    def checkpoint_if_due(self, connection: sqlite3.Connection) -> None:
+        """Make a checkpoint now and then, which syncs.
 
         Each process does so after it wrote about `CHECKPOINT_BYTES` to the log. How many pages of
         the indexes that took is not known, so it does, too, if the log has become large.
         """
-        self._written += size
-        if self._written <= CHECKPOINT_BYTES and self._size() <= 2 * CHECKPOINT_BYTES:
+        if not self.is_due:
             return
         self._written = 0
         try:
@@ -124,6 +183,11 @@ class WriteAheadLog:
                 error,
                 extra={"action": "checkpoint_failed"},
             )
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the next commit is to be followed by a checkpoint."""
+        return self._written > CHECKPOINT_BYTES or self._size() > 2 * CHECKPOINT_BYTES
 
     def _size(self) -> int:
         try:

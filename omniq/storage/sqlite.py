@@ -1,7 +1,8 @@
 """A journal as one table of an SQLite database: a row an event, readable with plain SQL.
 
-One thread owns the connection, and each operation is one hop to it: an append begins, checks the
-head, inserts and commits without coming back in between (docs/decisions/0004 has the numbers).
+Whatever may take time is one hop to the connection's thread: an append begins, checks the head,
+inserts and commits without coming back in between. What is small and waits for no disk is done at
+once, on the loop (docs/decisions/0004 and 0014 have the numbers).
 
 Every append holds the journal's lock, and checkpoints are only made by its holder, so none ever
 runs beside a writer. That keeps clear of the WAL-reset race of SQLite 3.7.0 to 3.51.2. The
@@ -24,6 +25,7 @@ from omniq.errors import JournalConflict, StorageError, UnsupportedFormat
 from omniq.host import open_private, sync_directory
 from omniq.storage.base import GENESIS, Head
 from omniq.storage.database import (
+    Database,
     WriteAheadLog,
     connect,
     error_of,
@@ -51,6 +53,7 @@ CONNECT_AGAIN_SECONDS = 0.01
 CONNECT_TRIES = 500  # 5 s: making a journal takes a few syncs
 TRANSACTION_BYTES = 1024 * 1024  # of a snapshot: others wait for the lock meanwhile
 DROP_ROWS = 2000  # in one transaction
+AT_ONCE_EVENTS = 128  # about a millisecond of work
 PAGE_BYTES = 4096  # what an event needs at most, if it is not large, in the log
 
 _log = logging.getLogger(__name__)
@@ -73,8 +76,7 @@ class SQLiteStorage(LocalStorage):
         reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
         super().__init__(path, durability=durability, read_only=read_only)
-        self._connection: sqlite3.Connection | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._database: Database | None = None
         self._syncer: ThreadPoolExecutor | None = None
         self._reserve: Reserve | None = None
         self._reserve_bytes = reserve_bytes
@@ -110,13 +112,13 @@ class SQLiteStorage(LocalStorage):
         try:
             with system_errors(f"cannot open the journal {self.path}"):
                 self._prepare_files()
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="omniq-sqlite")
+                self._database = database = Database(self._errors)
                 self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
-                journal_id = await self._connect_patiently()
+                journal_id = await self._connect_patiently(database)
                 if self.read_only:
-                    self._head = await self._hop(self._table.verified_end)
+                    self._head = await database.run(self._table.verified_end)
                 else:
-                    await self._meet(journal_id)
+                    await self._meet(database, journal_id)
         except BaseException:
             await self.close()
             raise
@@ -145,41 +147,41 @@ class SQLiteStorage(LocalStorage):
         # Also for who created it, and may have died before that.
         sync_directory(self.path.parent)
 
-    async def _connect_patiently(self) -> str:
+    async def _connect_patiently(self, database: Database) -> str:
         """Connect, and wait where SQLite does not: while another process makes the journal."""
         for _ in range(CONNECT_TRIES):
             try:
-                return await self._hop(self._connect)
+                return await database.run(partial(self._connect, database))
             except StorageError as error:
                 if not is_busy(error.__cause__):
                     raise
             await asyncio.sleep(CONNECT_AGAIN_SECONDS)
-        return await self._hop(self._connect)
+        return await database.run(partial(self._connect, database))
 
-    def _connect(self, _: object = None) -> str:
+    def _connect(self, database: Database, _: object) -> str:
         """Connect, and return the journal's id, after making the schema if the file is empty."""
-        if self._connection is not None:
-            self._connection.close()
+        if database.connection is not None:
+            database.connection.close()
         mode = "ro" if self.read_only else "rw"
-        self._connection = connection = connect(self.path, f"mode={mode}")
+        database.connection = connection = connect(self.path, f"mode={mode}")
         prepare(connection, self.path, read_only=self.read_only)
         if not self.read_only:
             connection.execute("PRAGMA journal_mode = WAL")
             self._log.begin(connection)
         return identify(connection, self.path)
 
-    async def _meet(self, journal_id: str) -> None:
+    async def _meet(self, database: Database, journal_id: str) -> None:
         """Meet the other processes, and tell them if one of them died before it could."""
         folder = self.path.with_name(f"{self.path.name}-omniq")
         folder.mkdir(mode=0o700, exist_ok=True)
         self._rendezvous = rendezvous = Rendezvous(folder, journal_id.encode())
         await rendezvous.enter()
         try:
-            self._head = await self._hop(self._table.verified_end)
+            self._head = await database.run(self._table.verified_end)
             rendezvous.miss(self._head.seq)
             rendezvous.publish(_hint_of(self._head))
             self._reserve = Reserve(Disk(), folder, self._reserve_bytes)
-            await self._hop(self._open_reserve)
+            await database.run(self._open_reserve)
         finally:
             rendezvous.leave()
 
@@ -194,12 +196,9 @@ class SQLiteStorage(LocalStorage):
             self._reserve = None
         self._close_rendezvous()
         self._head, self._cursor, self._durable = Head(), (0, GENESIS), 0
-        if self._thread is not None:
-            thread, self._thread = self._thread, None
-            if self._connection is not None:
-                connection, self._connection = self._connection, None
-                await finished(asyncio.get_running_loop().run_in_executor(thread, connection.close))
-            thread.shutdown()
+        if self._database is not None:
+            database, self._database = self._database, None
+            await database.close()
         if self._syncer is not None:
             self._syncer.shutdown()
             self._syncer = None
@@ -227,13 +226,23 @@ class SQLiteStorage(LocalStorage):
                     events, at=at, actor=actor, expected=expected, durable=durable
                 )
         is_synced = (durable or self._is_urgent) and self._durability == "fsync"
-        insert = partial(self._insert, at=at, actor=actor, expected=expected, durable=is_synced)
-        return await self._run(lambda connection: insert(connection, events))
+        insert = partial(
+            self._insert, events, at=at, actor=actor, expected=expected, durable=is_synced
+        )
+        if len(events) <= AT_ONCE_EVENTS and not is_synced and not self._log.is_due:
+            return await self._run(insert, at_once=True)
+
+        def insert_and_checkpoint(connection: sqlite3.Connection) -> Commit:
+            commit = insert(connection)
+            self._log.checkpoint_if_due(connection)
+            return commit
+
+        return await self._run(insert_and_checkpoint)
 
     def _insert(
         self,
-        connection: sqlite3.Connection,
         events: Sequence[Event],
+        connection: sqlite3.Connection,
         *,
         at: int,
         actor: str,
@@ -255,7 +264,7 @@ class SQLiteStorage(LocalStorage):
         assert self._reserve is not None, "a handle that appends is not read-only"
         head, written = self._reserve.append(write, size, urgent=self._is_urgent)
         commit = written.commit
-        # All of this is done here, in the thread, so that it is done even if nobody waits any more.
+        # All of this is done here, in a thread or not, so that it is done even if nobody waits.
         self._head = Head(commit.last_seq, commit.at, written.digest)
         if self._rendezvous is not None:
             self._rendezvous.publish(_hint_of(self._head))
@@ -264,7 +273,7 @@ class SQLiteStorage(LocalStorage):
             self._cursor = (commit.last_seq, written.digest)
         if durable:
             self._durable = commit.last_seq
-        self._log.written(connection, 2 * written.size + 2 * PAGE_BYTES)
+        self._log.written(2 * written.size + 2 * PAGE_BYTES)
         return commit
 
     # Syncing.
@@ -308,7 +317,11 @@ class SQLiteStorage(LocalStorage):
     async def read(self, after: int, limit: int = 4096) -> list[Commit]:
         if self._inside and after == self._head.seq:
             return []  # the lock's holder knows the end without asking
-        return await self._run(lambda connection: self._select(connection, after, limit))
+        hint = None if self._rendezvous is None else self._rendezvous.read_hint()
+        is_small = hint is not None and hint.seq - after <= AT_ONCE_EVENTS
+        return await self._run(
+            lambda connection: self._select(connection, after, limit), at_once=is_small
+        )
 
     def _select(self, connection: sqlite3.Connection, after: int, limit: int) -> list[Commit]:
         seq, digest = self._cursor
@@ -389,26 +402,19 @@ class SQLiteStorage(LocalStorage):
             with _transaction(connection, synced=True):
                 result = operation(connection)
             self._durable = max(self._durable, self._head.seq)
-            self._log.written(connection, TRANSACTION_BYTES)
+            self._log.written(TRANSACTION_BYTES)
+            self._log.checkpoint_if_due(connection)
             return result
 
         async with self:
             return await self._run(change)
 
-    # The thread.
-
-    async def _run[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def _run[T](
+        self, operation: Callable[[sqlite3.Connection], T], *, at_once: bool = False
+    ) -> T:
         self._check()
-        return await self._hop(operation)
-
-    async def _hop[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Run an operation on the connection's thread, to its end."""
-        loop = asyncio.get_running_loop()
-        return await finished(loop.run_in_executor(self._thread, self._guarded, operation))
-
-    def _guarded[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        with self._errors():
-            return operation(self._connection)  # type: ignore[arg-type] # None only for _connect
+        assert self._database is not None, "an open handle has a connection"
+        return await self._database.run(operation, at_once=at_once)
 
     @contextmanager
     def _errors(self) -> Generator[None]:

@@ -49,7 +49,9 @@ async def test_running_tasks_record_their_outcomes_on_a_full_disk(tmp_path: Path
             while (await oq.stats()).by_status[TaskStatus.RUNNING] < 5:
                 await asyncio.sleep(0)
             if backend == "sqlite":
-                storage._connection = disk = FullConnection(storage._connection, tmp_path)
+                storage._database.connection = disk = FullConnection(
+                    storage._database.connection, tmp_path
+                )
             disk.capacity = disk.used()
             with pytest.raises(StorageFull):
                 await wait.enqueue(7)
@@ -98,7 +100,7 @@ async def test_what_was_written_is_made_durable_on_a_full_disk(tmp_path: Path) -
     async with AsyncOmniQ(storage) as oq:
         await oq.pause("later")
         queue = await oq.engine()
-        storage._connection = disk = FullConnection(storage._connection, tmp_path)
+        storage._database.connection = disk = FullConnection(storage._database.connection, tmp_path)
         disk.capacity = disk.used()
         await queue.make_durable(queue.projection.seq)
         assert storage.durable == queue.projection.seq

@@ -301,7 +301,7 @@ async def test_outcomes_have_room_in_a_database_when_nothing_else_has(tmp_path):
     reserve = tmp_path / "jobs.db-omniq" / RESERVE_NAME
     async with opened(SQLiteStorage(path)) as storage:
         await append(storage, "a")
-        storage._connection = full = FullConnection(storage._connection, tmp_path)
+        storage._database.connection = full = FullConnection(storage._database.connection, tmp_path)
         full.capacity = full.used()
         names = ["a"]
         for number in range(30):

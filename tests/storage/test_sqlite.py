@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from itertools import pairwise
 
@@ -198,12 +199,12 @@ async def test_history_has_the_expiry_of_this_task_only(path):
 async def test_full_disk_is_said_and_work_goes_on_when_there_is_room(path):
     async with opened(SQLiteStorage(path)) as storage:
         await append(storage, "a")
-        storage._connection.execute("PRAGMA max_page_count = 10").fetchall()
+        storage._database.connection.execute("PRAGMA max_page_count = 10").fetchall()
         for _ in range(2):
             with pytest.raises(StorageFull, match="make room"):
                 await append(storage, *(f"{number:050}" for number in range(2000)))
         assert (await storage.head()).seq == 1
-        storage._connection.execute("PRAGMA max_page_count = 100000").fetchall()
+        storage._database.connection.execute("PRAGMA max_page_count = 100000").fetchall()
         await append(storage, "b")
         assert names_of(await read_all(storage)) == ["a", "b"]
 
@@ -226,7 +227,7 @@ async def test_checkpoint_that_fails_does_not_take_the_commit_back(path, monkeyp
             return getattr(self._connection, name)
 
     async with opened(SQLiteStorage(path)) as storage:
-        storage._connection = NoCheckpoint(storage._connection)
+        storage._database.connection = NoCheckpoint(storage._database.connection)
         monkeypatch.setattr("omniq.storage.database.CHECKPOINT_BYTES", 0)
         await append(storage, "a")
         await append(storage, "b")
@@ -304,7 +305,7 @@ async def test_commit_whose_writer_died_before_saying_so_is_found(path):
 
 async def test_cancelled_append_keeps_the_section_until_it_has_ended(path):
     async with opened(SQLiteStorage(path)) as storage, opened(storage.sibling()) as other:
-        appending = asyncio.create_task(append(storage, "a"))
+        appending = asyncio.create_task(append(storage, "a", durable=True))
         while storage._owner is None:
             await asyncio.sleep(0)
         appending.cancel()
@@ -312,6 +313,41 @@ async def test_cancelled_append_keeps_the_section_until_it_has_ended(path):
             await appending
         assert names_of(await read_all(other)) == ["a"]
         assert other._rendezvous.read_hint().seq == 1
+
+
+async def test_small_commit_that_waits_for_no_disk_takes_no_turn_of_the_loop(path):
+    async with opened(SQLiteStorage(path)) as storage, opened(storage.sibling()) as other:
+        async with storage.exclusive():
+            with pytest.raises(StopIteration):
+                append(storage, "a").send(None)
+        with pytest.raises(StopIteration) as found:
+            other.read(0).send(None)
+        assert names_of(found.value.value) == ["a"]
+
+
+async def test_loop_goes_on_while_somebody_else_holds_the_database(path):
+    async with opened(SQLiteStorage(path)) as storage:
+        with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+            stranger.execute("BEGIN IMMEDIATE")
+            appending = asyncio.create_task(append(storage, "a"))
+            await settle()
+            assert not appending.done()
+            stranger.execute("ROLLBACK")
+        await appending
+        assert names_of(await read_all(storage)) == ["a"]
+
+
+async def test_loop_goes_on_while_the_thread_is_at_work(path):
+    async with opened(SQLiteStorage(path)) as storage:
+        may_go_on = threading.Event()
+        working = asyncio.create_task(storage._database.run(lambda _: may_go_on.wait()))
+        await asyncio.sleep(0)
+        appending = asyncio.create_task(append(storage, "a"))
+        await settle()
+        assert not appending.done()
+        may_go_on.set()
+        await asyncio.gather(working, appending)
+        assert names_of(await read_all(storage)) == ["a"]
 
 
 async def test_sync_waits_for_its_turn(path):
