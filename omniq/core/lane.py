@@ -59,22 +59,22 @@ class Lane:
             self._move_up()
         return task
 
-    def drop_void(self, tasks: Mapping[str, TaskRecord]) -> None:
-        """Drop void entries, after one became it: the first ones, or a share of those behind.
+    def drop_void(self, tasks: Mapping[str, TaskRecord], number: int) -> None:
+        """Drop void entries, after so many became it: the first ones, or a share of those behind.
 
         Two entries are looked at for each that became void, so at most about half of them are.
         """
-        first, was_first = self._first, False
+        first, dropped = self._first, 0
         while first and tasks.get((head := first[-1]).id) is not head:
             first.pop()
-            was_first = True
+            dropped += 1
             if not first:
                 self._move_up()
                 first = self._first
-        if not was_first:
-            self._unswept += 1
-            if self._unswept == TASKS_A_PART // 2:
-                self._sweep(tasks)
+        self._unswept += max(0, number - dropped)
+        while self._unswept >= TASKS_A_PART // 2:
+            self._unswept -= TASKS_A_PART // 2
+            self._sweep(tasks)
 
     def copy(self) -> Iterable[TaskRecord]:
         """Return what is in the line now, from the head on, void entries included."""
@@ -90,8 +90,7 @@ class Lane:
 
     def _sweep(self, tasks: Mapping[str, TaskRecord]) -> None:
         """Drop the void entries among the next few hundred."""
-        self._unswept = looked_at = 0
-        parts = self._parts
+        looked_at, parts = 0, self._parts
         while looked_at < TASKS_A_PART:
             if self._next >= len(parts):
                 self._next = 0

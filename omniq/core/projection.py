@@ -39,6 +39,7 @@ type _OfATask = (
 )
 
 _PENDING, _RETRYING, _RUNNING = TaskStatus.PENDING, TaskStatus.RETRYING, TaskStatus.RUNNING
+_UNFINISHED = frozenset({_PENDING, _RETRYING, _RUNNING})
 _CHANGES = frozenset(kind for kinds in TRANSITIONS.values() for kind in kinds)
 _MAX_US = (1 << 63) - 1  # a forged lease may be longer than any time that can be written
 _NO_COUNTS = dict.fromkeys(TaskStatus, 0)
@@ -89,8 +90,10 @@ class Projection:
         """Take in the commit that follows `seq`."""
         assert commit.first_seq == self.seq + 1, "commits are applied in order, without gaps"
         self.at = commit.at
-        for event in commit.events:
-            self.apply_event(event)
+        reactions = self._reactions
+        for event in commit.events:  # as `apply_event` does, without the call
+            self.seq += 1
+            reactions[type(event)](self, event)
 
     def apply_event(self, event: ev.Event) -> None:
         """Take in the next event, at the time `at`."""
@@ -109,8 +112,7 @@ class Projection:
 
     def put_back(self, task: TaskRecord) -> None:
         """Take in a task as a snapshot has it; its place in the line is `waiting`'s matter."""
-        self.tasks[task.id] = task
-        self._enter(task, restoring=True)
+        self._replace(None, task, restoring=True)
 
     # Trying events before they are written.
 
@@ -174,7 +176,8 @@ class Projection:
         self._replace(None, enqueued(event, self.share(TaskSpec.of(event)), self.at))
 
     def _start(self, event: ev.TaskStarted) -> None:
-        self._change(event)
+        old = self.tasks.get(event.task_id)
+        self._replace(old, evolve(old, event, self.at))
         self.heard[event.worker] = self.seq
 
     def _change(self, event: _OfATask) -> None:
@@ -196,17 +199,40 @@ class Projection:
                 return
         elif old is not None:
             del self.tasks[old.id]
+        self._count(old, new, restoring=restoring)
         if old is not None:
-            self._leave(old, restoring=restoring)
+            self._leave(old)
         if new is not None:
             self._enter(new, restoring=restoring)
 
-    def _leave(self, task: TaskRecord, *, restoring: bool) -> None:
-        spec, status = task.spec, task.status
-        counts = self.counts[spec.queue]
-        counts[status] -= 1
-        if not counts[status] and not any(counts.values()):
+    def _count(self, old: TaskRecord | None, new: TaskRecord | None, *, restoring: bool) -> None:
+        task = old if new is None else new
+        assert task is not None, "something is replaced, or by something"
+        spec = task.spec
+        counts = self.counts.get(spec.queue)
+        if counts is None:
+            counts = self.counts[spec.queue] = _NO_COUNTS.copy()
+        was_unfinished = is_unfinished = False
+        if old is not None:
+            counts[old.status] -= 1
+            was_unfinished = old.status in _UNFINISHED
+        if new is not None:
+            counts[new.status] += 1
+            is_unfinished = new.status in _UNFINISHED
+        elif not any(counts.values()):
             del self.counts[spec.queue]
+        if was_unfinished is is_unfinished:
+            return
+        self.names[spec.name] = self.names.get(spec.name, 0) + (1 if is_unfinished else -1)
+        if spec.series_id and not restoring:
+            leader = self.series.get(spec.series_id)
+            if is_unfinished and leader is None:
+                self._lead(spec.series_id, task.id)
+            elif was_unfinished and leader == task.id:
+                self._lead(spec.series_id, None)
+
+    def _leave(self, task: TaskRecord) -> None:
+        status = task.status
         if status is _PENDING or status is _RETRYING:
             self.waiting.discard(task)
         elif status is _RUNNING:
@@ -214,30 +240,19 @@ class Projection:
             held.pop(task.id, None)
             if not held:
                 del self.running[task.run.worker]
-        else:
-            return
-        self.names[spec.name] -= 1
-        if spec.series_id and not restoring and self.series.get(spec.series_id) == task.id:
-            self._lead(spec.series_id, None)
 
     def _enter(self, task: TaskRecord, *, restoring: bool) -> None:
-        spec, status = task.spec, task.status
-        counts = self.counts.get(spec.queue)
-        if counts is None:
-            counts = self.counts[spec.queue] = _NO_COUNTS.copy()
-        counts[status] += 1
+        status = task.status
         if status is _PENDING or status is _RETRYING:
             if not restoring:  # the index has kept its place
                 self.waiting.add(task, self.at)
         elif status is _RUNNING:
-            self.running.setdefault(task.run.worker, {})[task.id] = None
-        else:
-            if spec.result_ttl_us:
-                heappush(self._expiry, (_expires_at(task), task.id))
-            return
-        self.names[spec.name] = self.names.get(spec.name, 0) + 1
-        if spec.series_id and not restoring and spec.series_id not in self.series:
-            self._lead(spec.series_id, task.id)
+            held = self.running.get(task.run.worker)
+            if held is None:
+                held = self.running[task.run.worker] = {}
+            held[task.id] = None
+        elif task.spec.result_ttl_us:
+            heappush(self._expiry, (_expires_at(task), task.id))
 
     def _lead(self, series_id: str, run: str | None) -> None:
         """Say which run the next one of a series will follow; none if the series has ended."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import insort
 from heapq import heapify, heappop, heappush
-from itertools import chain
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ("WaitingTasks",)
 
+GONE_TOGETHER = 64  # so many are dropped at once, in half the time
 SWEEP_AFTER = 1000  # void entries at least, before it is worth sweeping those that come later
 
 
@@ -53,11 +54,10 @@ class _Queue:
 class _Trial:
     """What to put back if the events that are tried do not get written."""
 
-    __slots__ = ("gone", "taken", "turn")
+    __slots__ = ("taken", "turn")
 
     def __init__(self, turn: tuple[str, ...]) -> None:
-        self.taken: list[TaskRecord] = []  # whose entry was taken out
-        self.gone: list[TaskRecord] = []  # who no longer waits
+        self.taken: list[TaskRecord] = []
         self.turn = turn
 
 
@@ -71,6 +71,7 @@ class WaitingTasks:
         self._order = 0
         self._aside: dict[str, dict[str, TaskRecord]] = {}  # task name -> id -> task
         self._trial: _Trial | None = None
+        self._gone: list[TaskRecord] = []  # who no longer waits, and may have an entry that is void
         self._promoted = 0  # until when those that come later were put in line
         self._void_later = 0  # at most so many of them no longer count
 
@@ -79,17 +80,17 @@ class WaitingTasks:
         if task.due_at > now:
             self._add_later(task)
         else:
-            self._promote(now)  # they were ready first
+            if self._later:
+                self._promote(now)  # they were ready first
             self._lane_of(task).append(task)
 
     def discard(self, task: TaskRecord) -> None:
         """Take out a task that no longer waits: its entry is void by now."""
         if self._aside and self._forget_aside(task):
             return
-        if self._trial is None:
-            self._drop_void(task)
-        else:
-            self._trial.gone.append(task)
+        self._gone.append(task)
+        if len(self._gone) >= GONE_TOGETHER and self._trial is None:
+            self._drop_void()
 
     def take(
         self,
@@ -136,6 +137,8 @@ class WaitingTasks:
 
     def has_ready(self, queues: tuple[str, ...], paused: AbstractSet[str], now: int) -> bool:
         """Whether `take` may find something; void entries make it err towards yes."""
+        if self._trial is None:
+            self._drop_void()
         self._promote(now)
         return any(
             queue.priorities
@@ -184,6 +187,7 @@ class WaitingTasks:
     # Trying events before they are written.
 
     def begin(self) -> None:
+        self._drop_void()
         self._trial = _Trial(tuple(self._queues))
 
     def keep(self) -> None:
@@ -191,15 +195,15 @@ class WaitingTasks:
         assert trial is not None, "no trial is under way"
         self._trial = None
         taken = set(map(id, trial.taken))
-        for task in trial.gone:
-            if id(task) not in taken:
-                self._drop_void(task)
+        self._gone = [task for task in self._gone if id(task) not in taken]
+        self._drop_void()
 
     def rollback(self) -> None:
         """Put back what was taken. `tasks` has the records again that it had at `begin`."""
         trial = self._trial
         assert trial is not None, "no trial is under way"
         self._trial = None
+        self._gone.clear()
         self._put_back(trial.taken)
         self._queues = {name: self._queues[name] for name in trial.turn} | self._queues
 
@@ -268,18 +272,23 @@ class WaitingTasks:
             if self._counts(task):
                 self._lane_of(task).put_first(task)
 
-    def _drop_void(self, task: TaskRecord) -> None:
-        """Drop the entry of a task, or see to it that void ones do not become too many."""
-        if task.due_at > self._promoted:
-            self._void_later += 1
-            if self._void_later > SWEEP_AFTER + len(self._later) // 2:
-                self._later = [entry for entry in self._later if self._counts(entry[2])]
-                heapify(self._later)
-                self._void_later = 0
-        elif (queue := self._queues.get(task.spec.queue)) is not None:
-            priority = task.spec.priority
-            lane = queue.lanes.get(priority)
-            if lane is not None:
-                lane.drop_void(self._tasks)
+    def _drop_void(self) -> None:
+        """Drop the entries of who is gone, or see to it that void ones do not become too many."""
+        for spec, group in groupby(self._gone, attrgetter("spec")):
+            due = [task.due_at for task in group]
+            if self._later:
+                in_line = sum([due_at <= self._promoted for due_at in due])
+                self._void_later += len(due) - in_line
+            else:
+                in_line = len(due)
+            queue = self._queues.get(spec.queue)
+            lane = None if queue is None else queue.lanes.get(spec.priority)
+            if queue is not None and lane is not None and in_line:
+                lane.drop_void(self._tasks, in_line)
                 if not lane:
-                    queue.drop_lane(priority)
+                    queue.drop_lane(spec.priority)
+        self._gone.clear()
+        if self._void_later > SWEEP_AFTER + len(self._later) // 2:
+            self._later = [entry for entry in self._later if self._counts(entry[2])]
+            heapify(self._later)
+            self._void_later = 0

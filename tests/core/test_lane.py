@@ -53,7 +53,7 @@ class Line:
         """Let a task end elsewhere, so that its entry is void."""
         if self.line:
             del self.tasks[self.line.pop(pick % len(self.line)).id]
-            self.lane.drop_void(self.tasks)
+            self.lane.drop_void(self.tasks, 1)
 
     def counting(self):
         return [task for task in self.lane.copy() if self.tasks.get(task.id) is task]
