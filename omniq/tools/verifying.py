@@ -6,6 +6,7 @@ in any state behind it, so its events are counted as unchecked, not as problems.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,7 +81,15 @@ class Verification:
         self._doubted: set[str] = set()  # tasks that were in an event that could not follow
 
     def problems(self, on_progress: Callable[[int], None]) -> Iterator[Problem]:
-        """Yield every problem, in the order of the journal."""
+        """Yield every problem, in the order of the journal, and then those around it."""
+        with ThreadPoolExecutor(1, "omniq-verify") as beside:  # SQLite lets go of the interpreter
+            around = beside.submit(list, self.scan.surroundings())
+            yield from self._walk(on_progress)
+            yield from around.result()
+        if self._looking is not None and not self._looking.is_found:
+            yield self._looking.problem(self.scan)
+
+    def _walk(self, on_progress: Callable[[int], None]) -> Iterator[Problem]:
         scan, before = self.scan, 0
         for found in scan:
             if isinstance(found, Problem):
@@ -101,9 +110,6 @@ class Verification:
             if self._looking is not None:
                 self._looking.look(scan.seq, scan.digest)
             on_progress(found.last_seq)
-        yield from scan.surroundings()
-        if self._looking is not None and not self._looking.is_found:
-            yield self._looking.problem(scan)
 
     def _begin(self) -> None:
         """Begin with a snapshot where history was dropped."""
