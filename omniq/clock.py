@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from omniq.core.ids import ENTROPY_BYTES, random_part, time_part
+from omniq.core.ids import ENTROPY_BYTES, random_parts, time_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,9 +96,7 @@ class SystemEntropy:
             try:
                 return self._time_part + _random_parts.pop()
             except IndexError:  # also if another thread took the last one
-                drawn = os.urandom(ENTROPY_BYTES * _POOL)
-                starts = range(0, len(drawn), ENTROPY_BYTES)
-                _random_parts.extend([random_part(drawn[n : n + ENTROPY_BYTES]) for n in starts])
+                _random_parts.extend(random_parts(os.urandom(ENTROPY_BYTES * _POOL)))
 
     def name(self) -> str:
         return "".join(_NAME_ALPHABET[byte & 31] for byte in os.urandom(_NAME_LENGTH))

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import msgspec
+from msgspec.structs import replace
 
 from omniq.core import commands as cmd
 from omniq.core.events import TaskEnqueued
@@ -133,7 +134,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                 given[other] = None
             elif other in given and one not in given:
                 given[one] = None
-        return msgspec.structs.replace(self, **given)
+        return replace(self, **given)
 
     def rule(self, settings: Settings) -> RetryRule | None:
         """Return the retry rule to write; None stands for the default one."""
@@ -180,6 +181,8 @@ class Enqueuer:
         self._returns: Any = Any if signature is None else signature.returns
         self._options = options
         self._prototype = options.prototype(name, app)
+        # Whether all of its tasks are due at once, and none follows another.
+        self._is_plain = options.delay is None and options.eta is None and options.interval is None
 
     async def enqueue(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskHandle[Any]:
         """Enqueue a task for a call, and return its handle."""
@@ -203,19 +206,14 @@ class Enqueuer:
 
     def _new_task(self, queue: AsyncTaskQueue, now: int, payload: bytes) -> TaskEnqueued:
         prototype, task_id = self._prototype, queue.entropy.task_id(now)
-        return TaskEnqueued(
-            task_id,
-            prototype.name,
-            prototype.queue,
-            payload,
-            prototype.codec,
-            prototype.priority,
-            self._options.due_at(now),
-            prototype.timeout_us,
-            prototype.retry,
-            prototype.interval_us,
-            task_id if prototype.interval_us else "",
-            prototype.result_ttl_us,
+        if self._is_plain:
+            return replace(prototype, task_id=task_id, payload=payload)
+        return replace(
+            prototype,
+            task_id=task_id,
+            payload=payload,
+            due_at=self._options.due_at(now),
+            series_id=task_id if prototype.interval_us else "",
         )
 
 
@@ -369,6 +367,8 @@ async def wait_finished(
 
 
 def _as_call(call: tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if type(call) is tuple:
+        return call, {}
     if isinstance(call, Mapping):
         return (), dict(call)
     if isinstance(call, tuple | list):
