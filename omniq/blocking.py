@@ -185,7 +185,7 @@ class BlockingTaskFunction[**P, R, C](_Wrapper):
     """A `TaskFunction` whose methods block. Calling it is a plain call."""
 
     def __init__(self, function: TaskFunction[P, R, C]) -> None:
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, function, updated=())
         self.wrapped: TaskFunction[P, R, C] = function
         self.registration = function.registration
         self.name = function.name
@@ -236,7 +236,22 @@ class BlockingBoundOptions(_Wrapper):
     def __init__(self, options: BoundOptions) -> None:
         self.wrapped = options
 
-    enqueue = _blocking(BoundOptions.enqueue)
+    @overload
+    def enqueue[**P, R](
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> BlockingTaskHandle[R]: ...
+    @overload
+    def enqueue[**P, R](
+        self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> BlockingTaskHandle[R]: ...
+    @overload
+    def enqueue(self, function: str, /, *args: Any, **kwargs: Any) -> BlockingTaskHandle[Any]: ...
+    def enqueue(
+        self, function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any
+    ) -> BlockingTaskHandle[Any]:
+        """Enqueue a call with these options; see `AsyncOmniQ.enqueue`."""
+        enqueue: Callable[..., Any] = self.wrapped.enqueue
+        return BlockingTaskHandle(_runner.run(lambda: enqueue(function, *args, **kwargs)))
 
 
 class WorkerPool(_Wrapper):

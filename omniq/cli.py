@@ -89,6 +89,11 @@ def load_app(name: str) -> AsyncOmniQ:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise ConfigError(f'{name!r} names no app. Next: write "module:name", such as app:oq')
+    if module_name.endswith(".py"):
+        raise ConfigError(
+            f"{module_name} is a file. Next: go to its folder and name the module, "
+            f"{Path(module_name).stem}:{attribute}"
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -192,10 +197,9 @@ class _Supervisor:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None and to_us(value, name) == 0:
                 raise ConfigError(f"{name} must be longer than 0, or None for no limit")
+        for name in ("db_url", "archive_url"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigError(f"{name} must be text, not {getattr(self, name)!r}")
         _within("default_max_retries", self.default_max_retries, 0, 1_000_000)
         _within("max_payload_bytes", self.max_payload_bytes, 1, MAX_PAYLOAD_LIMIT)
         if not isinstance(self.task_modules, tuple):
@@ -80,7 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 f"task_modules must be a tuple of module names, not {self.task_modules!r}"
             )
         for module in self.task_modules:
-            if not all(part.isidentifier() for part in module.split(".")):
+            if not isinstance(module, str) or not all(map(str.isidentifier, module.split("."))):
                 raise ConfigError(f"task_modules holds {module!r}, which is no module's name")
 
     @classmethod
@@ -142,7 +145,7 @@ def open_storage(
     """
     if isinstance(location, BaseStorage):
         return location
-    text = os.fspath(location)
+    text = os.fspath(location) if isinstance(location, str | os.PathLike) else location
     if not isinstance(text, str) or not text.strip():
         raise ConfigError(
             f"the journal's location is {text!r}. Next: name a directory, a file that ends in .db, "

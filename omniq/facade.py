@@ -13,7 +13,7 @@ from omniq.config import DATABASE_NAME, Settings, SettingsOverrides, open_storag
 from omniq.core import commands as cmd
 from omniq.core.transitions import TaskStatus
 from omniq.errors import ConfigError, TaskNotFound
-from omniq.models import Duration, QueueStats, Task, TaskResult, Worker, to_us
+from omniq.models import Duration, QueueStats, Task, TaskResult, Worker, to_us, unknown_names
 from omniq.queue import AsyncTaskQueue
 from omniq.registry import Executor, Registry, check_not_importing
 from omniq.serialization import Codecs
@@ -68,9 +68,13 @@ class AsyncOmniQ:
         **overrides: Unpack[SettingsOverrides],
     ) -> None:
         base = Settings.from_env() if settings is None else settings
-        unknown = set(overrides) - SettingsOverrides.__optional_keys__
-        if unknown:
-            raise ConfigError(f"AsyncOmniQ has no setting {', '.join(sorted(unknown))}")
+        if not isinstance(base, Settings):
+            raise ConfigError(f"settings must be Settings, not {base!r}")
+        known = [
+            name for name in base.__struct_fields__ if name in SettingsOverrides.__annotations__
+        ]
+        if (error := unknown_names("AsyncOmniQ has no setting", overrides, known)) is not None:
+            raise error
         self.settings = msgspec.structs.replace(base, **overrides)
         self.codecs = Codecs(self.settings.serializer, self.settings.max_payload_bytes)
         self.registry = Registry(self.settings.task_modules)
@@ -305,11 +309,9 @@ class AsyncOmniQ:
         """
         from omniq.worker.pool import AsyncWorkerPool  # noqa: PLC0415 - clients need no worker
 
-        if unknown := options.keys() - WorkerOptions.__optional_keys__:
-            raise ConfigError(
-                f"a worker has no option {', '.join(sorted(unknown))}; its options are "
-                f"{', '.join(sorted(WorkerOptions.__optional_keys__))}"
-            )
+        known = WorkerOptions.__annotations__
+        if (error := unknown_names("a worker has no option", options, known)) is not None:
+            raise error
         pool = AsyncWorkerPool(self.engine, self.registry, self.codecs, **options)
         self._pools.add(pool)
         return pool
@@ -354,6 +356,17 @@ class BoundOptions:
         self._app = app
         self._changes = options
         Options().changed(**options)  # what is not allowed is said here, not at the first call
+
+    @overload
+    async def enqueue[**P, R](
+        self, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]: ...
+    @overload
+    async def enqueue[**P, R](
+        self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]: ...
+    @overload
+    async def enqueue(self, function: str, /, *args: Any, **kwargs: Any) -> TaskHandle[Any]: ...
 
     async def enqueue(
         self, function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any

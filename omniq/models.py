@@ -7,7 +7,7 @@ Times are aware datetimes in UTC, durations are seconds or `timedelta` where the
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,7 +17,7 @@ from omniq.core.transitions import TaskStatus
 from omniq.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from omniq.core.task import TaskRecord, WorkerRecord
 
@@ -36,6 +36,7 @@ __all__ = (
     "from_datetime",
     "to_datetime",
     "to_us",
+    "unknown_names",
 )
 
 type Duration = float | timedelta
@@ -75,6 +76,19 @@ def from_datetime(moment: datetime, name: str) -> int:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // MICROSECOND
 
 
+def unknown_names(what: str, given: Iterable[str], known: Iterable[str]) -> ConfigError | None:
+    """Return the error for names that are not known, with the nearest one; None if all are."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            import difflib  # noqa: PLC0415 - nobody else needs it
+
+            near = difflib.get_close_matches(name, names, 1)
+            advice = f"did you mean {near[0]}?" if near else f"use one of {', '.join(names)}"
+            return ConfigError(f"{what} {name}. Next: {advice}")
+    return None
+
+
 def clean_text(value: object) -> str:
     """Return `value` as text that a journal can hold: what UTF-8 cannot encode is escaped."""
     return str(value).encode("utf-8", "backslashreplace").decode()
@@ -107,14 +121,20 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"max_retries must be an integer, not {self.max_retries!r}")
         if not 0 <= self.max_retries <= 1_000_000:  # noqa: PLR2004 - said in the message
             raise ConfigError(f"max_retries must be between 0 and 1000000, not {self.max_retries}")
-        if not 1.0 <= self.factor <= 1_000.0:  # noqa: PLR2004 - said in the message
-            raise ConfigError(f"factor must be between 1 and 1000, not {self.factor!r}")
-        if not 0.0 <= self.jitter <= 1.0:
-            raise ConfigError(f"jitter must be between 0 and 1, not {self.jitter!r}")
+        for name, lowest, highest in (("factor", 1, 1000), ("jitter", 0, 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not lowest <= value <= highest:
+                raise ConfigError(f"{name} must be between {lowest} and {highest}, not {value!r}")
         to_us(self.base_delay, "base_delay")
         to_us(self.max_delay, "max_delay")
         for name in ("retry_on", "never_on"):
-            for kind in getattr(self, name):
+            kinds: Any = getattr(self, name)
+            if type(kinds) not in (tuple, list, set, frozenset):
+                raise ConfigError(
+                    f"{name} must be a tuple of exception classes, such as (OSError,), "
+                    f"not {kinds!r}"
+                )
+            for kind in kinds:
                 if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                     raise ConfigError(f"{name} must hold exception classes, not {kind!r}")
 

@@ -209,9 +209,19 @@ def name_of(function: Callable[..., object], *, importable: bool) -> str:
     """
     qualified = getattr(function, "__qualname__", None)
     module = getattr(function, "__module__", None)
+    if inspect.iscoroutine(function):
+        raise TaskNotAllowed(
+            f"{function.__qualname__}(…) is a call of the function. Next: pass the function and "
+            "its arguments, as in enqueue(f, 1) for f(1)"
+        )
     if not callable(function) or qualified is None or module is None:
         raise TaskNotAllowed(f"{function!r} is not a function. Next: pass a module's function")
-    if "<lambda>" in qualified or (importable and "<" in qualified):
+    if "<lambda>" in qualified:
+        raise TaskNotAllowed(
+            f"a lambda in {module} has no name by which another process could find it. Next: write "
+            "it as a function with def, at the top of its module"
+        )
+    if importable and "<" in qualified:
         raise TaskNotAllowed(
             f"{module}:{qualified} cannot be found by its name in another process. "
             "Next: move it to the top of its module"

@@ -59,9 +59,9 @@ class Signature:
         )
         self._plain_calls = self._find_plain_calls()
 
-    def _find_plain_calls(self) -> dict[int, list[object]]:
+    def _find_plain_calls(self) -> dict[int, list[Any]]:
         """Return the types of positional arguments that need no look, by their number."""
-        kinds: list[object] = [self._named[name] for name in self._positional]
+        kinds: list[Any] = [self._named[name] for name in self._positional]
         calls = [kinds[:count] for count in range(self._required, len(kinds) + 1)]
         if self._needs_keywords:
             return {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from omniq.core import commands as cmd
@@ -24,11 +25,10 @@ from omniq.models import (
     clean_text,
     from_datetime,
     to_us,
+    unknown_names,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from omniq.config import Settings
     from omniq.core.task import TaskRecord
     from omniq.queue import AsyncTaskQueue
@@ -71,7 +71,10 @@ class TaskOptions(TypedDict, total=False):
 
 
 class CallOptions(TaskOptions, total=False):
-    """How one call is run. What is None, or not given, stays as it is.
+    """How one call is run.
+
+    `timeout` and `result_ttl` may be None, for no limit. Anything else that is None, or not given,
+    stays as it is.
 
     `delay` or `eta` says when it is due; `interval` that it runs again and again, counted from
     start to start.
@@ -83,14 +86,17 @@ class CallOptions(TaskOptions, total=False):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of a task or a call, checked. What is None is left to the settings."""
+    """The options of a task or a call, checked. What is unset or None is left to the settings.
+
+    But a `timeout` or `result_ttl` of None says that there is no limit.
+    """
 
     queue: str = "default"
     priority: int = 0
-    timeout: Duration | None = None
+    timeout: Duration | UnsetType | None = UNSET
     max_retries: int | None = None
     retry: RetryPolicy | None = None
-    result_ttl: Duration | None = None
+    result_ttl: Duration | UnsetType | None = UNSET
     delay: Duration | None = None
     eta: datetime | None = None
     interval: Duration | None = None
@@ -105,7 +111,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             RetryPolicy(max_retries=self.max_retries)
         for name in ("timeout", "interval", "result_ttl"):
             value = getattr(self, name)
-            if value is not None and to_us(value, name) == 0:
+            if value not in (None, UNSET) and to_us(value, name) == 0:
                 raise ConfigError(f"{name} must be longer than 0")
         if self.delay is not None and self.eta is not None:
             raise ConfigError("give either delay or eta: both say when the task is due")
@@ -124,11 +130,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"priority must be within ±{MAX_PRIORITY}, not {self.priority}")
 
     def changed(self, **changes: Unpack[CallOptions]) -> Options:
-        """Return options in which what is not None is changed."""
-        unknown = set(changes) - set(self.__struct_fields__)
-        if unknown:
-            raise ConfigError(f"there is no option {', '.join(sorted(unknown))}")
-        given: dict[str, Any] = {k: value for k, value in changes.items() if value is not None}
+        """Return options in which what is given is changed."""
+        known = self.__struct_fields__
+        if (error := unknown_names("there is no option", changes, known)) is not None:
+            raise error
+        given: dict[str, Any] = {
+            name: value
+            for name, value in changes.items()
+            if value is not None or name in ("timeout", "result_ttl")
+        }
         for one, other in (("retry", "max_retries"), ("delay", "eta")):
             if one in given and other not in given:
                 given[other] = None
@@ -148,8 +158,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def prototype(self, name: str, app: App) -> TaskEnqueued:
         """Return the event of such a task, but for what differs from call to call."""
         settings = app.settings
-        timeout = settings.default_timeout if self.timeout is None else self.timeout
-        ttl = settings.result_ttl if self.result_ttl is None else self.result_ttl
+        timeout = settings.default_timeout if self.timeout is UNSET else self.timeout
+        ttl = settings.result_ttl if self.result_ttl is UNSET else self.result_ttl
         return TaskEnqueued(
             task_id="",
             name=name,
@@ -261,7 +271,7 @@ class TaskFunction[**P, R, C]:
 
         Each call is a tuple of positional arguments, or a mapping of keyword arguments.
         """
-        return await self._enqueuer.enqueue_many([_as_call(call) for call in calls])
+        return await self._enqueuer.enqueue_many(_as_calls(calls))
 
     def options(self, **changes: Unpack[CallOptions]) -> TaskFunction[P, R, C]:
         """Return this task with other options, which never mix with the task's own arguments.
@@ -363,7 +373,30 @@ async def wait_finished(
         async with asyncio.timeout(seconds):
             return await queue.finished(task_id)
     except TimeoutError:
-        raise TimeoutError(f"task {task_id} was not finished within {seconds:g} s") from None
+        what = f"task {task_id} was not finished within {seconds:g} s: {_standing(queue, task_id)}"
+        raise TimeoutError(what) from None
+
+
+def _standing(queue: AsyncTaskQueue, task_id: str) -> str:
+    """Return where a task stands, and what it may wait for."""
+    state = queue.projection
+    task = state.tasks.get(task_id)
+    if task is None:
+        return "this process has not read of it so far"
+    where = f"it is {task.status} in queue {task.spec.queue!r}"
+    if task.is_waiting and not state.workers:
+        return f"{where}, and there is no worker. Next: run one"
+    if task.is_waiting and task.spec.queue in state.paused:
+        return f"{where}, which is paused"
+    return where
+
+
+def _as_calls(
+    calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    if not isinstance(calls, Iterable):
+        raise ConfigError(f"calls must be a list of tuples or mappings, not {calls!r}")
+    return [_as_call(call) for call in calls]
 
 
 def _as_call(call: tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

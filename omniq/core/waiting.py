@@ -163,9 +163,10 @@ class WaitingTasks:
     def copy(self) -> tuple[Iterable[TaskRecord], Iterable[tuple[int, int, TaskRecord]]]:
         """Return who is ready, in the order of the line, and who comes later, with their ranks.
 
-        Void entries are among them. What was set aside stands where `recall` would put it.
+        Some void entries are among them. What was set aside stands where `recall` would put it.
         """
         assert self._trial is None, "what is only tried is in no snapshot"
+        self._drop_void()
         aside = [task for tasks in self._aside.values() for task in tasks.values()]
         aside.sort(key=attrgetter("due_at"))
         lanes = [

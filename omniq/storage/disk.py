@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
     from pathlib import Path
 
-__all__ = ("Disk", "is_no_room", "storage_error", "system_errors")
+__all__ = ("Disk", "is_no_room", "missing_folder", "storage_error", "system_errors")
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -117,6 +117,20 @@ def storage_error(error: OSError, what: str) -> StorageError:
             "Next: make room; appends then work again"
         )
     return StorageError(f"{what}: {reason}")
+
+
+@contextmanager
+def missing_folder(path: Path) -> Generator[None]:
+    """Say so if something cannot be created because the folder around it is not there."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if path.parent.exists():
+            raise
+        raise StorageError(
+            f"cannot create {path}: there is no folder {path.parent}. Next: create it, or name "
+            "another path"
+        ) from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from omniq.errors import CorruptJournal, StorageError, UnsupportedFormat
 from omniq.host import random_bytes
 from omniq.storage.base import GENESIS
+from omniq.storage.disk import missing_folder
 from omniq.storage.framing import SegmentHeader, pack_segment_header
 from omniq.storage.rendezvous import LOCK_NAME, HeadHint
 from omniq.storage.segments import Position, Segment, segment_name, segments_in
@@ -36,7 +37,7 @@ class SegmentFolder:
 
     def prepare(self, own_names: AbstractSet[str]) -> None:
         """Create the folder, unless it is there; raises `UnsupportedFormat` for somebody else's."""
-        with suppress(FileExistsError):
+        with suppress(FileExistsError), missing_folder(self.path):
             self.disk.make_directory(self.path)
         if not self.disk.is_directory(self.path):
             raise UnsupportedFormat(

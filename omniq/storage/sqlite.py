@@ -33,7 +33,7 @@ from omniq.storage.database import (
     is_busy,
     no_database,
 )
-from omniq.storage.disk import Disk, system_errors
+from omniq.storage.disk import Disk, missing_folder, system_errors
 from omniq.storage.local import Durability, LocalStorage, finished
 from omniq.storage.rendezvous import HeadHint, Rendezvous, check_privacy
 from omniq.storage.reserve import RESERVE_BYTES, Reserve
@@ -138,7 +138,7 @@ class SQLiteStorage(LocalStorage):
             if not self.path.exists():
                 raise UnsupportedFormat(f"{self.path} is not a file, so there is no journal")
             return
-        with suppress(FileExistsError):
+        with suppress(FileExistsError), missing_folder(self.path):
             # No connection can have known the file yet, so it may be closed.
             os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         for suffix in ("", "-wal", "-shm"):

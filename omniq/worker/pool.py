@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import threading
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -69,7 +70,7 @@ class AsyncWorkerPool:
             raise ConfigError(f"concurrency must be an integer from 1 on, not {concurrency!r}")
         if isinstance(queues, str):
             raise ConfigError(f"queues must be a list of names, not the text {queues!r}")
-        if not all(isinstance(queue, str) for queue in queues):
+        if not isinstance(queues, Iterable) or not all(isinstance(name, str) for name in queues):
             raise ConfigError(f"queues must be a list of names, not {queues!r}")
         self.id = ""
         self.concurrency = concurrency

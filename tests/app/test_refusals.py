@@ -273,7 +273,7 @@ def test_urls_and_paths_name_the_same_places() -> None:
 
 @pytest.mark.parametrize("name", ["missing/journal", "missing/jobs.db"])
 async def test_a_missing_folder_is_not_made(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StorageError, match="No such file or directory"):
+    with pytest.raises(StorageError, match="there is no folder .*missing. Next: create it"):
         await AsyncOmniQ(tmp_path / name).open()
     assert list(tmp_path.iterdir()) == []
 
@@ -395,6 +395,70 @@ async def test_two_functions_under_one_name_are_refused(oq: AsyncOmniQ) -> None:
         return 1
 
 
-async def test_unknown_option_of_a_worker_is_said_with_those_that_exist(oq: AsyncOmniQ) -> None:
-    with pytest.raises(ConfigError, match="no option concurency.*concurrency, lease"):
-        oq.worker(concurency=5)
+# What a person gets wrong by a letter, or by a type that no checker saw.
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda oq: RetryPolicy(factor="2"), "factor must be between 1 and 1000, not '2'"),
+        (lambda oq: RetryPolicy(jitter=None), "jitter must be between 0 and 1, not None"),
+        (lambda oq: RetryPolicy(retry_on=ValueError), r"retry_on must be a tuple.*ValueError"),
+        (lambda oq: RetryPolicy(never_on=5), "never_on must be a tuple of exception classes.*5"),
+        (lambda oq: AsyncOmniQ(5), "the journal's location is 5"),
+        (lambda oq: AsyncOmniQ("memory://", settings=5), "settings must be Settings, not 5"),
+        (lambda oq: AsyncOmniQ("memory://", task_modules=(5,)), "task_modules holds 5"),
+        (lambda oq: AsyncOmniQ("memory://", archive_url=5), "archive_url must be text, not 5"),
+        (lambda oq: Settings(db_url=5), "db_url must be text, not 5"),
+        (lambda oq: oq.worker(queues=5), "queues must be a list of names, not 5"),
+        (lambda oq: oq.worker(concurency=5), "no option concurency.*: did you mean concurrency"),
+        (lambda oq: oq.task(priorty=5), "no option priorty.*: did you mean priority"),
+        (lambda oq: oq.options(dealy=5), "no option dealy.*: did you mean delay"),
+        (lambda oq: oq.task(something=5), "no option something. Next: use one of queue, priority"),
+        (lambda oq: AsyncOmniQ("memory://", durabilty="os"), "durabilty.*: did you mean durab"),
+    ],
+)
+async def test_wrong_argument_is_refused_with_its_name_and_value(
+    oq: AsyncOmniQ, wrong, says
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        wrong(oq)
+
+
+async def test_calls_that_are_no_collection_are_refused(oq: AsyncOmniQ) -> None:
+    with pytest.raises(ConfigError, match="calls must be a list of tuples.*, not 5"):
+        await oq.task(jobs.add).enqueue_many(5)  # type: ignore[arg-type]
+    assert await nothing_was_written(oq)
+
+
+async def test_lambda_is_refused_with_what_to_do_instead(oq: AsyncOmniQ) -> None:
+    with pytest.raises(TaskNotAllowed, match="a lambda.*Next: write it as a function with def"):
+        await oq.enqueue(lambda: 1)
+
+
+async def test_call_in_place_of_a_function_is_told_apart(oq: AsyncOmniQ) -> None:
+    call = jobs.add_async(1)
+    try:
+        with pytest.raises(TaskNotAllowed, match=r"is a call.*pass the function.*enqueue\(f, 1\)"):
+            await oq.enqueue(call)  # type: ignore[call-overload]
+    finally:
+        call.close()
+
+
+async def test_waiting_too_long_says_where_the_task_stands(oq: AsyncOmniQ) -> None:
+    handle = await oq.task(jobs.add_async).enqueue(1)
+    with pytest.raises(TimeoutError, match=r"it is PENDING.*no worker.*Next: run one"):
+        await handle.result(timeout=0.001)
+    with pytest.raises(TimeoutError, match="it is PENDING"):
+        await oq.get_result(handle.id, wait=True, timeout=0.001)
+
+
+async def test_no_timeout_and_no_result_ttl_can_be_asked_for(tmp_path: Path) -> None:
+    async with AsyncOmniQ("memory://", default_timeout=5, result_ttl=60) as oq:
+        limited = await oq.task(name="a")(jobs.add_async).enqueue(1)
+        free = oq.task(name="b", timeout=None, result_ttl=None)(jobs.add_async)
+        tasks = (await oq.engine()).storage
+        handles = [limited, await free.enqueue(1), await free.options(timeout=7).enqueue(1)]
+        found = [(await tasks.read_task(handle.id))[0][2] for handle in handles]
+        assert [event.timeout_us for event in found] == [5_000_000, 0, 7_000_000]
+        assert [event.result_ttl_us for event in found] == [60_000_000, 0, 0]

@@ -62,6 +62,8 @@ async def asynchronous() -> None:
     assert_type(await resize.enqueue_many([("a",), ("b", 300)]), list[TaskHandle[bytes]])
 
     assert_type(await oq.enqueue(a_plain_function, 1, x=2), TaskHandle[float])
+    assert_type(await oq.options(delay=1).enqueue(a_plain_function, 1, x=2), TaskHandle[float])
+    await oq.options().enqueue(bare)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     assert_type(await oq.get_result(handle.id, wait=True, timeout=5), TaskResult | None)
     assert_type(await oq.get_task(handle.id), Task | None)
     assert_type(await oq.list_tasks(status=TaskStatus.FAILED, queue="images"), list[Task])
@@ -82,5 +84,6 @@ def blocking() -> None:
     handle = shrink.enqueue("a", width=40)
     assert_type(handle.result(timeout=5), bytes)
     assert_type(handle.status(), TaskStatus)
+    assert_type(sync.options(delay=1).enqueue(a_plain_function, 1, x=2).result(), float)
     assert_type(sync.get_result(handle.id, wait=True, timeout=5), TaskResult | None)
     assert_type(sync.list_tasks(queue="images", limit=10), list[Task])

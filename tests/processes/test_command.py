@@ -35,9 +35,13 @@ async def test_a_worker_that_drains_ends_when_nothing_is_due(processes, app) -> 
     [
         (("worker", "app"), "names no app"),
         (("worker", "nowhere:oq"), "no module 'nowhere'"),
+        (
+            ("worker", "app.py:oq"),
+            "app.py is a file. Next: go to its folder and name the module, app:oq",
+        ),
         (("worker", "app:nothing"), "nothing called 'nothing'"),
         (("worker", "app:TRACES"), "not an AsyncOmniQ"),
-        (("worker", "app:oq", "--concurrency", "0"), "not 1 or more"),
+        (("worker", "app:oq", "--concurrency", "0"), "no whole number from 1 on"),
         (("demo", "--directory", "/nowhere/at/all"), "no files"),
         ((), "usage: omniq"),
     ],
