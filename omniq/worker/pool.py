@@ -223,7 +223,7 @@ class AsyncWorkerPool:
         started = await self._queue.execute(claim)
         self._say_what_is_not_run()
         tasks = self._queue.projection.tasks
-        return [tasks[event.task_id] for event in started if isinstance(event, ev.TaskStarted)]
+        return [tasks[event.task_id] for event in started if type(event) is ev.TaskStarted]
 
     def _say_what_is_not_run(self) -> None:
         """Warn, once for each name, of tasks that are due and that this worker cannot run."""
@@ -416,10 +416,10 @@ class AsyncWorkerPool:
     def on_commit(self, commit: ev.Commit) -> None:
         """Look at what happened, for work and for news about running attempts."""
         self._wake.set()
-        for event in commit.events:
-            if isinstance(event, ev.TaskCancelRequested):
+        for event in commit.events:  # for a Struct, a vain isinstance takes four times as long
+            if type(event) is ev.TaskCancelRequested:
                 self._cancel(event.task_id)
-            elif isinstance(event, ev.WorkerLost) and event.worker == self.id:
+            elif type(event) is ev.WorkerLost and event.worker == self.id:
                 self._lost = True
                 self._end_all(End.LOST)
                 self._attempts.clear()
