@@ -269,7 +269,9 @@ class TaskFunction[**P, R, C]:
     ) -> list[TaskHandle[R]]:
         """Enqueue several calls, all or none; they are durable when this returns.
 
-        Each call is a tuple of positional arguments, or a mapping of keyword arguments.
+        Each call is a tuple of positional arguments, or a mapping of keyword arguments. All of
+        them are one commit, which every process takes in at once: a thousand are fast, a hundred
+        thousand hold its event loop up. Where not all or none is needed, make several calls.
         """
         return await self._enqueuer.enqueue_many(_as_calls(calls))
 

@@ -126,6 +126,20 @@ MUTANTS = (
         (ENGINE, MACHINE),
     ),
     Mutant(
+        "a long line runs backwards",
+        "omniq/core/lane.py",
+        "list(reversed(self._parts.popleft()))",
+        "list(self._parts.popleft())",
+        (("pytest", "tests/core/test_lane.py"),),
+    ),
+    Mutant(
+        "a sweep of a long line drops what counts",
+        "omniq/core/lane.py",
+        "return [task for task in entries if tasks.get(task.id) is task]",
+        "return [task for task in entries if tasks.get(task.id) is task][1:]",
+        (("pytest", "tests/core/test_lane.py"),),
+    ),
+    Mutant(
         "a snapshot before its events are synced",
         "omniq/storage/history.py",
         "        if bookmark.seq > self._durable:\n            await self._sync(bookmark.seq)\n",

@@ -42,6 +42,7 @@ _PENDING, _RETRYING, _RUNNING = TaskStatus.PENDING, TaskStatus.RETRYING, TaskSta
 _UNFINISHED = frozenset({_PENDING, _RETRYING, _RUNNING})
 _CHANGES = frozenset(kind for kinds in TRANSITIONS.values() for kind in kinds)
 _MAX_US = (1 << 63) - 1  # a forged lease may be longer than any time that can be written
+FORGET_AFTER = 1000  # specs at least, before it is worth looking for those that nobody has
 _NO_COUNTS = dict.fromkeys(TaskStatus, 0)
 
 
@@ -84,6 +85,7 @@ class Projection:
         self.waiting = WaitingTasks(self.tasks)
         self._expiry: list[tuple[int, str]] = []  # (when the result may go, id)
         self._specs: dict[TaskSpec, TaskSpec] = {}
+        self._most_specs = FORGET_AFTER
         self._undo: _Undo | None = None
 
     def apply(self, commit: ev.Commit) -> None:
@@ -108,11 +110,20 @@ class Projection:
 
     def share(self, spec: TaskSpec) -> TaskSpec:
         """Return the spec that all tasks with equal ones share."""
-        return self._specs.setdefault(spec, spec)
+        shared = self._specs.setdefault(spec, spec)
+        if len(self._specs) > self._most_specs:
+            self._forget_specs()
+        return shared
 
     def put_back(self, task: TaskRecord) -> None:
         """Take in a task as a snapshot has it; its place in the line is `waiting`'s matter."""
         self._replace(None, task, restoring=True)
+
+    def _forget_specs(self) -> None:
+        """Forget those that no task has any more; the cost is shared by as many new ones."""
+        live = {id(task.spec): task.spec for task in self.tasks.values()}
+        self._specs = {spec: spec for spec in live.values()}
+        self._most_specs = FORGET_AFTER + len(self.tasks) + len(live)
 
     # Trying events before they are written.
 

@@ -165,6 +165,26 @@ def test_memory_of_the_line_does_not_grow_with_history():
     assert grown <= 20_000 * 20
 
 
+def test_memory_does_not_grow_with_rules_that_no_task_has_any_more():
+    """Such as those of series, each of which has an id of its own."""
+
+    def history(count):
+        commits = Life(joined("w")).commits
+        for number in range(count):
+            task_id, first = f"{number:036}", commits[-1].last_seq + 1
+            events = [
+                task(task_id, result_ttl_us=1, interval_us=1, series_id=task_id),
+                ev.TaskCancelled(task_id),
+                ev.ResultExpired((task_id,)),
+            ]
+            commits.append(ev.Commit(first, number, "a", events))
+        return [encode_commit(commit) for commit in commits]
+
+    small, large = history(3_000), history(23_000)
+    grown = memory_of(lambda: fold(large))[0] - memory_of(lambda: fold(small))[0]
+    assert grown <= 20_000 * 20
+
+
 def test_memory_of_the_line_does_not_grow_with_what_this_process_cancelled():
     def life_of(count):
         life = Life(joined("w"), task("foreign", name="g"))
