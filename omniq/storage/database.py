@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from omniq.errors import CorruptJournal, StorageError, StorageFull, UnsupportedFormat
-from omniq.host import sync_file
+from omniq.host import sync_directory, sync_file
 from omniq.storage.local import finished
 
 if TYPE_CHECKING:
@@ -140,7 +140,13 @@ class WriteAheadLog:
         # SQLite makes the log with the first look at the database, and holds no locks on it. Who
         # opens a file later would not hear of a failed sync before that.
         with suppress(FileNotFoundError):
-            self._descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
+            self._open()
+
+    def _open(self) -> None:
+        self._descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
+        sync_directory(
+            self._path.parent
+        )  # SQLite does so with a sync of its own, which may not come
 
     def close(self) -> None:
         """Give the log's descriptor up."""
@@ -155,7 +161,7 @@ class WriteAheadLog:
         itself syncs only what it commits, so it would have to write something.
         """
         if self._descriptor < 0:
-            self._descriptor = os.open(self._log, os.O_RDONLY | os.O_CLOEXEC)
+            self._open()
         sync_file(self._descriptor)
 
     def written(self, size: int) -> None:

@@ -1,8 +1,8 @@
 """A journal as one table of an SQLite database: a row an event, readable with plain SQL.
 
 Whatever may take time is one hop to the connection's thread: an append begins, checks the head,
-inserts and commits without coming back in between. What is small and waits for no disk is done at
-once, on the loop (docs/decisions/0004 and 0014 have the numbers).
+inserts and commits without coming back in between. What is small is done at once, on the loop, and
+synced apart (docs/decisions/0004 and 0014 have the numbers).
 
 Every append holds the journal's lock, and checkpoints are only made by its holder, so none ever
 runs beside a writer. That keeps clear of the WAL-reset race of SQLite 3.7.0 to 3.51.2. The
@@ -62,9 +62,10 @@ _log = logging.getLogger(__name__)
 class SQLiteStorage(LocalStorage):
     """The journal in the SQLite database `path`, which is created if its folder is there.
 
-    A commit that somebody waits for is on the disk when `append` returns (`synchronous=FULL`), any
-    other one with the next that is (`NORMAL`). With `durability="os"` nobody waits: what is
-    acknowledged survives the death of the process only. `read_only` changes nothing.
+    A large commit that somebody waits for is on the disk when `append` returns
+    (`synchronous=FULL`), any other one after the next `sync` (`NORMAL`). With `durability="os"`
+    nobody waits: what is acknowledged survives the death of the process only. `read_only` changes
+    nothing.
     """
 
     def __init__(
@@ -84,10 +85,8 @@ class SQLiteStorage(LocalStorage):
         self._snapshots = SnapshotTable(self.path, self._table)
         self._log = WriteAheadLog(self.path, self._fail)
         self._head = Head()
-        self._cursor: tuple[int, bytes] = (
-            0,
-            GENESIS,
-        )  # the last sequence number that was read, and its digest
+        # The last sequence number that was read, and its digest.
+        self._cursor: tuple[int, bytes] = (0, GENESIS)
 
     @property
     def durable(self) -> int:
@@ -225,11 +224,12 @@ class SQLiteStorage(LocalStorage):
                 return await self.append(
                     events, at=at, actor=actor, expected=expected, durable=durable
                 )
-        is_synced = (durable or self._is_urgent) and self._durability == "fsync"
+        is_small = len(events) <= AT_ONCE_EVENTS and not self._is_urgent and not self._log.is_due
+        is_synced = (durable or self._is_urgent) and self._durability == "fsync" and not is_small
         insert = partial(
             self._insert, events, at=at, actor=actor, expected=expected, durable=is_synced
         )
-        if len(events) <= AT_ONCE_EVENTS and not is_synced and not self._log.is_due:
+        if is_small:
             return await self._run(insert, at_once=True)
 
         def insert_and_checkpoint(connection: sqlite3.Connection) -> Commit:

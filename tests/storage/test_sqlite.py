@@ -17,11 +17,13 @@ from omniq.errors import (
     StorageFull,
     UnsupportedFormat,
 )
-from omniq.storage import encoding
+from omniq.storage import database, encoding
 from omniq.storage.database import CHECKPOINT_BYTES
-from omniq.storage.sqlite import PAGE_BYTES, SQLiteStorage
+from omniq.storage.sqlite import AT_ONCE_EVENTS, PAGE_BYTES, SQLiteStorage
 from omniq.testing.virtual import settle
 from tests.storage.language import append, names_in, names_of, opened, read_all
+
+MANY = [f"{number}" for number in range(AT_ONCE_EVENTS + 1)]  # too many to be done at once
 
 
 @pytest.fixture
@@ -248,21 +250,38 @@ async def test_log_is_moved_to_the_database_now_and_then_and_not_with_each_commi
     assert 2 <= restarts <= 12
 
 
-async def test_commit_that_nobody_waits_for_is_durable_with_the_next_one_that_somebody_does(path):
-    """And its row says that it was not synced by itself."""
+async def test_large_commit_that_somebody_waits_for_is_durable_with_all_before_it(path):
+    """Its row says so; a small one waits for the sync of the log, as one that nobody waits for."""
+    end = len(MANY) + 2
     async with opened(SQLiteStorage(path)) as storage:
         await append(storage, "a", durable=True)
-        assert storage.durable == 1
-        await append(storage, "b")
-        assert storage.durable == 1
-        await append(storage, "c", durable=True)
-        assert storage.durable == 3
-        await append(storage, "d")
-        await storage.sync(4)
-        assert storage.durable == 4
+        assert storage.durable == 0
+        await append(storage, *MANY, durable=True)
+        assert storage.durable == end - 1
+        await append(storage, "b", durable=True)
+        assert storage.durable == end - 1
+        await storage.sync(end)
+        assert storage.durable == end
+    query = "SELECT durable FROM events WHERE durable IS NOT NULL ORDER BY seq"
     with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute("SELECT durable FROM events ORDER BY seq").fetchall()
-    assert rows == [(1,), (0,), (1,), (0,)]
+        assert connection.execute(query).fetchall() == [(0,), (1,), (0,)]
+
+
+async def test_name_of_the_log_is_durable_before_anything_in_it_is(path, monkeypatch):
+    """SQLite syncs the folder with its own first sync of the log, and small commits have none."""
+    synced = []
+    log = path.with_name("jobs.db-wal")
+    sync_directory = database.sync_directory
+    monkeypatch.setattr(database, "sync_file", lambda _: synced.append("log"))
+    monkeypatch.setattr(
+        database,
+        "sync_directory",
+        lambda folder: (sync_directory(folder), synced.append((folder, log.exists()))),
+    )
+    async with opened(SQLiteStorage(path)) as storage:
+        await append(storage, "a", durable=True)
+        await storage.sync(1)
+    assert synced == [(path.parent, True), "log"]
 
 
 async def test_commit_of_another_process_is_durable_once_its_row_says_so(path):
@@ -270,9 +289,9 @@ async def test_commit_of_another_process_is_durable_once_its_row_says_so(path):
         await append(storage, "a")
         assert names_of(await read_all(other)) == ["a"]
         assert other.durable == 0, "whoever hands out what it tells has to sync first"
-        await append(storage, "b", durable=True)
-        assert names_of(await other.read(1)) == ["b"]
-        assert other.durable == 2
+        await append(storage, *MANY, durable=True)
+        assert names_of(await other.read(1)) == MANY
+        assert other.durable == 1 + len(MANY)
 
 
 async def test_log_is_written_over_and_does_not_grow_anew(path):
@@ -305,17 +324,17 @@ async def test_commit_whose_writer_died_before_saying_so_is_found(path):
 
 async def test_cancelled_append_keeps_the_section_until_it_has_ended(path):
     async with opened(SQLiteStorage(path)) as storage, opened(storage.sibling()) as other:
-        appending = asyncio.create_task(append(storage, "a", durable=True))
+        appending = asyncio.create_task(append(storage, *MANY))
         while storage._owner is None:
             await asyncio.sleep(0)
         appending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await appending
-        assert names_of(await read_all(other)) == ["a"]
-        assert other._rendezvous.read_hint().seq == 1
+        assert names_of(await read_all(other)) == MANY
+        assert other._rendezvous.read_hint().seq == len(MANY)
 
 
-async def test_small_commit_that_waits_for_no_disk_takes_no_turn_of_the_loop(path):
+async def test_small_commit_takes_no_turn_of_the_loop(path):
     async with opened(SQLiteStorage(path)) as storage, opened(storage.sibling()) as other:
         async with storage.exclusive():
             with pytest.raises(StopIteration):
