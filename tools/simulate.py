@@ -302,7 +302,9 @@ class Simulation:
                 self.oracle.lost_power(commits, await self._dropped())
             else:
                 self.oracle.intact = self._intact_workers()
-                self.oracle.see(await self._read(self.oracle.state.seq))
+                seen = await self._read(self.oracle.state.seq)
+                # Meanwhile something may have gone, and was looked at before.
+                self.oracle.see(c for c in seen if c.first_seq > self.oracle.state.seq)
             self.oracle.check_runs()
             self._compare_states()
         finally:
