@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ("Upkeep", "restored")
 
 EVENTS_A_SNAPSHOT = 1 << 16  # folding so many takes about 0.1 s
-EVENTS_A_TASK = 2  # and at least so many for each task in the state
+EVENTS_A_TASK = 4  # and at least so many for each task in the state, which takes 1 µs to save
 TICKS_A_RETENTION = 8
 SHORTEST_TICK, LONGEST_TICK = 1.0, 3600.0  # seconds
 

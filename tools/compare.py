@@ -180,15 +180,19 @@ def address_of(contestant: Contestant, folder: Path, servers: dict[str, str | No
     return servers[contestant.needs]
 
 
-def measure(python: str, contestant: Contestant, address: str, sizes: str) -> dict[str, Any]:
-    """Measure a system once, in a process of its own."""
+def measure(python: str, contestant: Contestant, address: str, sizes: str) -> dict[str, Any] | None:
+    """Measure a system once, in a process of its own; None if another one failed, or its count."""
     command = [python, str(CHILD), "measure", contestant.system, address, sizes]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, env=environment, check=False, timeout=600
     )
     if done.returncode:
-        sys.exit(f"{contestant.name} could not be measured: status {done.returncode}")
+        failure = f"{contestant.name} could not be measured: status {done.returncode}"
+        if contestant.system.startswith("omniq"):
+            sys.exit(failure)
+        print(f"{failure}; this repetition of it does not count", file=sys.stderr)
+        return None
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -227,7 +231,8 @@ def compare(chosen: list[Contestant], options: argparse.Namespace) -> dict[str, 
                 address = address_of(one, where, servers)
                 if address is not None:
                     print(f"{number + 1}: {one.name}", file=sys.stderr)
-                    found[one.name].append(measure(python, one, address, sizes))
+                    measured = measure(python, one, address, sizes)
+                    found[one.name] += [] if measured is None else [measured]
     return {name: medians(values) if values else None for name, values in found.items()}
 
 
@@ -243,7 +248,9 @@ def line_of(contestant: Contestant, found: dict[str, Any] | None) -> str:
     """Return a line of the table."""
     if found is None:
         server = "redis-server" if contestant.needs.startswith("redis") else "postgres"
-        return f"| {contestant.name} | not measured: no {server} was found | | | | | |"
+        return (
+            f"| {contestant.name} | not measured: it failed, or no {server} was found | | | | | |"
+        )
     rates = " | ".join(shown(found[name]) for name in MEASURES[:4])
     trips = " / ".join(shown(found[name], 2) for name in MEASURES[4:]) if found["p50"] else ""
     return f"| {contestant.name} | {rates} | {trips} | {contestant.durability} |"
