@@ -103,9 +103,10 @@ async def test_a_stopped_workers_tasks_are_taken_after_the_lease_and_its_outcome
 
 async def until_late(app, handle) -> None:
     queue = await app.oq.engine()
+    seq = queue.projection.seq
     while "late" not in await kinds(handle):
-        await queue.storage.wait(queue.projection.seq)
-        await queue.refresh()
+        await queue.storage.wait(seq)  # from before the look, else it may come in between
+        seq = (await queue.refresh()).seq
 
 
 async def test_a_worker_told_to_stop_gives_back_what_it_cannot_finish(
