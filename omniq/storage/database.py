@@ -80,8 +80,8 @@ class Database:
     ) -> T:
         """Run an operation to its end, in the thread.
 
-        What is small and waits for no sync may be done at once, on the loop, unless the thread is at
-        work or somebody else holds the database.
+        What is small and waits for no sync may be done at once, on the loop, unless the thread is
+        at work or somebody else holds the database.
         """
         if at_once and not self._running:
             try:
