@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from omniq.core.ids import ENTROPY_BYTES, random_parts, time_part
+from omniq.core.ids import ENTROPY_BYTES, FRACTIONS, millisecond_part, random_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,15 +86,18 @@ class SystemEntropy:
     """The operating system's randomness. A forked child draws its own."""
 
     def __init__(self) -> None:
-        self._at = -1  # the time of the last id
-        self._time_part = ""
+        self._millisecond = 0  # of the last id, in microseconds since 1970, and how it begins
+        self._begin = millisecond_part(0)
 
     def task_id(self, at_us: int) -> str:
-        if at_us != self._at:  # the ids of one call have one time
-            self._at, self._time_part = at_us, time_part(at_us)
+        fraction = at_us - self._millisecond
+        if not 0 <= fraction < len(FRACTIONS):
+            fraction = at_us % 1000
+            self._millisecond = at_us - fraction
+            self._begin = millisecond_part(at_us // 1000)
         while True:
             try:
-                return self._time_part + _random_parts.pop()
+                return f"{self._begin}{FRACTIONS[fraction]}{_random_parts.pop()}"
             except IndexError:  # also if another thread took the last one
                 _random_parts.extend(random_parts(os.urandom(ENTROPY_BYTES * _POOL)))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
+from weakref import WeakKeyDictionary, WeakSet
 
 import msgspec
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from omniq.clock import Clock, Entropy
     from omniq.core.task import TaskRecord
+    from omniq.registry import Registration
     from omniq.storage.base import BaseStorage
     from omniq.worker.pool import AsyncWorkerPool
 
@@ -82,10 +84,11 @@ class AsyncOmniQ:
             self.settings.location() if location is None else location,
             durability=self.settings.durability,
         )
+        self._without_options = BoundOptions(self, {})
         self._clock = clock
         self._entropy = entropy
         self._queue: AsyncTaskQueue | None = None
-        self._pools: weakref.WeakSet[AsyncWorkerPool] = weakref.WeakSet()
+        self._pools: WeakSet[AsyncWorkerPool] = WeakSet()
         self._opening: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -120,8 +123,13 @@ class AsyncOmniQ:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @property
+    def running(self) -> AsyncTaskQueue | None:
+        """The engine, if it is open on the running event loop."""
+        return self._queue if self._loop is asyncio.get_running_loop() else None
+
     async def engine(self) -> AsyncTaskQueue:
-        """Return the open engine of the running event loop."""
+        """Return the engine of the running event loop, opening it if need be."""
         check_not_importing()
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
@@ -212,7 +220,7 @@ class AsyncOmniQ:
         Raises `TaskNotAllowed` for a lambda, a function inside a function, or a name that is
         neither registered here nor in an allowed module; see also `TaskFunction.enqueue`.
         """
-        return await self.options().enqueue(function, *args, **kwargs)
+        return await self._without_options.enqueue(function, *args, **kwargs)
 
     def options(self, **options: Unpack[CallOptions]) -> BoundOptions:
         """Return something to enqueue with: `oq.options(delay=10).enqueue(function, …)`.
@@ -355,7 +363,8 @@ class BoundOptions:
     def __init__(self, app: AsyncOmniQ, options: CallOptions) -> None:
         self._app = app
         self._changes = options
-        Options().changed(**options)  # what is not allowed is said here, not at the first call
+        self._options = Options().changed(**options)  # says what is not allowed
+        self._enqueuers: WeakKeyDictionary[object, Enqueuer] = WeakKeyDictionary()  # by function
 
     @overload
     async def enqueue[**P, R](
@@ -372,17 +381,27 @@ class BoundOptions:
         self, function: Callable[..., Any] | str, /, *args: Any, **kwargs: Any
     ) -> TaskHandle[Any]:
         """Enqueue a call with these options; see `AsyncOmniQ.enqueue`."""
-        app, options = self._app, Options()
         if isinstance(function, str):
-            registration = app.registry.require(function)
+            enqueuer = self._enqueuer(self._app.registry.require(function), self._options)
         else:
-            called: Any = getattr(function, "wrapped", function)  # a task of a blocking app
-            defaults = getattr(called, "defaults", None)
-            options = defaults if isinstance(defaults, Options) else options
-            registration = app.registry.register(called, importable=True)
-        changed = options.changed(**self._changes)
-        enqueuer = Enqueuer(app, registration.name, registration.signature, changed)
+            try:
+                enqueuer = self._enqueuers[function]
+            except (KeyError, TypeError):  # TypeError: nothing weak can refer to it
+                enqueuer = self._enqueuer_of(function)
+                with suppress(TypeError):
+                    self._enqueuers[function] = enqueuer
         return await enqueuer.enqueue(args, kwargs)
+
+    def _enqueuer_of(self, function: Callable[..., Any]) -> Enqueuer:
+        """Register a function, or one that is a task, of which the defaults are taken."""
+        called: Any = getattr(function, "wrapped", function)  # a task of a blocking app
+        defaults, options = getattr(called, "defaults", None), self._options
+        if isinstance(defaults, Options):
+            options = defaults.changed(**self._changes)
+        return self._enqueuer(self._app.registry.register(called, importable=True), options)
+
+    def _enqueuer(self, registration: Registration, options: Options) -> Enqueuer:
+        return Enqueuer(self._app, registration.name, registration.signature, options)
 
 
 def _status(status: TaskStatus | str) -> TaskStatus:

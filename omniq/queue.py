@@ -112,10 +112,7 @@ class AsyncTaskQueue:
         """Open the journal and begin to take commands."""
         await self.storage.open()
         self.actor = f"{self.entropy.name()}@{host_name()}:{os.getpid()}"
-        self._tasks = [
-            asyncio.create_task(self._commit_forever(), name="omniq-committer"),
-            asyncio.create_task(self._syncer.run(), name="omniq-syncer"),
-        ]
+        self._tasks = [asyncio.create_task(self._commit_forever(), name="omniq-committer")]
 
     async def close(self) -> None:
         """Write what was ordered, make it durable, and close the journal."""
@@ -132,18 +129,19 @@ class AsyncTaskQueue:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._syncer.close()
             self._fail_waiters(StorageClosed(f"the journal {self.storage.location} was closed"))
             await self.storage.close()
 
     # Commands.
 
-    async def enqueue(self, tasks: tuple[ev.TaskEnqueued, ...]) -> None:
-        """Accept tasks, all or none; they are durable when this returns.
+    def enqueue(self, tasks: tuple[ev.TaskEnqueued, ...]) -> asyncio.Future[Sequence[ev.Event]]:
+        """Accept tasks, all or none; they are durable once the future is done.
 
-        Raises `QueueFull` if more commands wait than the disk keeps up with, `StorageError` if
-        they could not be written.
+        Raises `QueueFull` if more commands wait than the disk keeps up with; the future has a
+        `StorageError` if they could not be written.
         """
-        await self._order(cmd.Enqueue(tasks), durable=True)
+        return self._order(cmd.Enqueue(tasks), durable=True)
 
     async def execute(self, command: cmd.Command) -> Sequence[ev.Event]:
         """Carry out a command and return its events, which are written when this returns."""
@@ -249,7 +247,6 @@ class AsyncTaskQueue:
     async def _commit_forever(self) -> None:
         while True:
             await self._ordered.wait()
-            await asyncio.sleep(0)  # whatever else is ready now joins the batch
             self._ordered.clear()
             while self._orders:
                 batch: list[Order] = []

@@ -80,6 +80,9 @@ class Registry:
             name = name_of(function, importable=importable or executor == "process")
         if not isinstance(name, str) or not name or not name.isprintable():
             raise TaskNotAllowed(f"a task's name must be printable text, not {name!r}")
+        found = self._registrations.get(name)
+        if found is not None and found.function is function and executor in (None, found.executor):
+            return found
         self._check_name_is_free(name, function)
         registration = Registration(
             name, function, Signature(function), executor or _default_executor(function)

@@ -140,17 +140,16 @@ class Codecs:
         With a signature they are checked against it, as the worker will read them.
         """
         is_plain = signature is not None and not kwargs and signature.takes_plainly(args)
-        name = "the task" if signature is None else signature.name
-        if signature is not None and not is_plain:
+        if not is_plain and signature is not None:
             signature.check(args, kwargs)
         if self.codec == "cloudpickle":
-            payload = _pickle((args, kwargs), f"the arguments of {name}")
+            payload = _pickle((args, kwargs), f"the arguments of {_name(signature)}")
         else:
-            payload = _encode_arguments(signature, name, args, kwargs)
+            payload = _encode_arguments(signature, args, kwargs)
             if not is_plain:
-                _check_each(signature, name, args, kwargs, payload)
+                _check_each(signature, args, kwargs, payload)
         if len(payload) > self.limit:
-            raise self._too_large(payload, f"the arguments of {name}")
+            raise self._too_large(payload, f"the arguments of {_name(signature)}")
         return payload
 
     def decode_arguments(self, signature: Signature, payload: bytes, codec: Codec) -> Arguments:
@@ -234,19 +233,18 @@ def convert(value: object, kind: Any, what: str) -> object:
 
 
 def _encode_arguments(
-    signature: Signature | None, name: str, args: tuple[object, ...], kwargs: dict[str, object]
+    signature: Signature | None, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> bytes:
     try:
         return _encoder.encode((args, kwargs))
     except _UNENCODABLE:
         for where, value in _named(signature, args, kwargs):
-            _encode(value, f"argument {where!r} of {name}")
+            _encode(value, f"argument {where!r} of {_name(signature)}")
         raise  # every argument by itself can be encoded, so it is not the arguments
 
 
 def _check_each(
     signature: Signature | None,
-    name: str,
     args: tuple[object, ...],
     kwargs: dict[str, object],
     payload: bytes,
@@ -254,9 +252,13 @@ def _check_each(
     """Raise `SerializationError` for an argument that will not be read as it is annotated."""
     for where, value in _named(signature, args, kwargs):
         if type(value) not in _PLAIN:
-            _refuse_naive_datetimes(value, f"argument {where!r} of {name}")
+            _refuse_naive_datetimes(value, f"argument {where!r} of {_name(signature)}")
     if signature is not None:
         signature.convert(_arguments_decoder.decode(payload))
+
+
+def _name(signature: Signature | None) -> str:
+    return "the task" if signature is None else signature.name
 
 
 def _named(

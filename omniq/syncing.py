@@ -29,7 +29,7 @@ LAZY_SECONDS = 1.0
 
 
 class Syncer:
-    """Resolves futures once what they are about is durable. `run` is a task of its owner."""
+    """Resolves futures once what they are about is durable."""
 
     def __init__(
         self, storage: BaseStorage, clock: Clock, on_failure: Callable[[Exception], None]
@@ -38,26 +38,19 @@ class Syncer:
         self._clock = clock
         self._on_failure = on_failure
         self._waiting: deque[tuple[int, list[Waiter]]] = deque()  # by sequence number
-        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None  # that syncs now, or did so last
         self._later: Timer | None = None
         self._lazy: Timer | None = None
         self._is_lazy_due = False
 
-    async def run(self) -> None:
-        """Sync whenever someone waits; a failed sync ends this and is told to the owner."""
-        try:
-            while True:
-                await self._wanted.wait()
-                self._wanted.clear()
-                while self._waiting:
-                    seq = self._waiting[-1][0]
-                    await self._storage.sync(seq)
-                    self._resolve(max(seq, self._storage.durable))
-                if self._is_lazy_due:
-                    self._is_lazy_due = False
-                    await self._storage.sync_lazily()
-        except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
-            self._on_failure(error)
+    async def close(self) -> None:
+        """Sync no more. What is under way is waited for, as nobody can call it off."""
+        for timer in (self._later, self._lazy):
+            if timer is not None:
+                timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     def acknowledge(self, seq: int, waiters: list[Waiter]) -> None:
         """Give these their answers once everything up to `seq` is durable."""
@@ -65,7 +58,7 @@ class Syncer:
             _answer(waiters)
         elif waiters:
             self._waiting.append((seq, waiters))
-            self._wanted.set()
+            self._begin()
 
     async def make_durable(self, seq: int) -> None:
         """Return once everything up to `seq` is durable."""
@@ -82,10 +75,7 @@ class Syncer:
             self._lazy = self._clock.call_later(LAZY_SECONDS, self._lazily)
 
     def take_waiting(self) -> list[asyncio.Future[Any]]:
-        """Stop, and return the futures of those who wait, for the owner to tell them."""
-        for timer in (self._later, self._lazy):
-            if timer is not None:
-                timer.cancel()
+        """Return the futures of those who wait, for the owner to tell them."""
         futures = [future for _, waiters in self._waiting for future, _ in waiters]
         self._waiting.clear()
         return futures
@@ -98,7 +88,27 @@ class Syncer:
 
     def _lazily(self) -> None:
         self._lazy, self._is_lazy_due = None, True
-        self._wanted.set()
+        self._begin()
+
+    def _begin(self) -> None:
+        """See to it that a sync is under way, which goes on until nobody waits."""
+        if self._task is None or self._task.done():
+            # Eager: the disk begins before anything else that the event loop has to do.
+            loop = asyncio.get_running_loop()
+            self._task = asyncio.Task(self._sync(), loop=loop, eager_start=True)
+
+    async def _sync(self) -> None:
+        """Sync as long as someone waits; a failed sync is told to the owner."""
+        try:
+            while self._waiting:
+                seq = self._waiting[-1][0]
+                await self._storage.sync(seq)
+                self._resolve(max(seq, self._storage.durable))
+            if self._is_lazy_due:
+                self._is_lazy_due = False
+                await self._storage.sync_lazily()
+        except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
+            self._on_failure(error)
 
     def _resolve(self, durable: int) -> None:
         later: deque[tuple[int, list[Waiter]]] = deque()

@@ -1,6 +1,8 @@
 """What can be enqueued, how, and what comes back, over every storage."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -147,6 +149,29 @@ async def test_any_importable_function_can_be_enqueued(oq: AsyncOmniQ) -> None:
     task = await oq.get_task(handle.id)
     assert task is not None
     assert task.name == "tests.app.jobs:add"
+
+
+async def test_a_function_is_looked_at_only_when_it_is_enqueued_first(oq: AsyncOmniQ) -> None:
+    """Looking at its parameters takes many times as long as enqueueing."""
+    await oq.enqueue(jobs.add, 1)
+    registered, version = oq.registry.get("tests.app.jobs:add"), oq.registry.version
+    for _ in range(3):
+        await oq.enqueue(jobs.add, 1)
+        await oq.options(priority=2).enqueue(jobs.add, 1)
+    assert oq.registry.get("tests.app.jobs:add") is registered
+    assert oq.registry.version == version
+
+
+async def test_enqueueing_keeps_no_task_alive_that_was_made_for_one_call(oq: AsyncOmniQ) -> None:
+    task = oq.task(jobs.add)
+    made = task.options(priority=5)
+    handle = await oq.enqueue(made, 1)
+    known = weakref.ref(made)
+    del made
+    gc.collect()
+    assert known() is None
+    assert (await oq.enqueue(task, 1)).id != handle.id
+    assert [found.priority for found in await oq.list_tasks()] == [0, 5]
 
 
 async def test_a_function_of_an_allowed_module_can_be_enqueued_by_name(location: str) -> None:

@@ -237,7 +237,10 @@ async def test_an_event_that_cannot_be_written_is_refused_alone(location) -> Non
             answers = await asyncio.gather(
                 *(queue.enqueue(tasks) for tasks in calls), return_exceptions=True
             )
-            assert [type(answer) for answer in answers] == [*[SerializationError] * 3, type(None)]
+            assert [isinstance(answer, SerializationError) for answer in answers] == [
+                *[True] * 3,
+                False,
+            ]
             assert list((await queue.refresh()).tasks) == ["good"]
             calls[-1] = ()
 
@@ -307,8 +310,6 @@ async def test_a_caller_that_has_gone_does_not_end_the_engine_with_its_bad_event
         queue = await oq.engine()
         bad = ev.TaskEnqueued("bad", "m:f", "q", 5)  # type: ignore[arg-type]
         async with queue._exclusive:  # so that the order is still waiting when its caller goes
-            calling = asyncio.create_task(queue.enqueue((bad,)))
-            await asyncio.sleep(0)
+            calling = queue.enqueue((bad,))
             calling.cancel()
-            await asyncio.gather(calling, return_exceptions=True)
         assert await (await oq.enqueue(jobs.add, 1)).status() is TaskStatus.PENDING
