@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from omniq.core.events import Event
     from omniq.core.projection import Projection
 
-__all__ = ("Order", "decide_all", "failure_of", "outcomes_of", "take_batch")
+__all__ = ("Answers", "Order", "decide_all", "failure_of", "outcomes_of", "take_batch")
 
 MAX_BATCH_EVENTS = 2048  # keeps a commit's work on the event loop below about 10 ms
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of payloads and results; a single command may have more
+
+
+# To each order of a batch: the events that it made, or why it was refused.
+type Answers = list[Sequence[Event] | OmniqError]
 
 
 class Order(msgspec.Struct):
@@ -42,15 +46,13 @@ def outcomes_of(batch: list[Order]) -> list[Order]:
     return sorted(found, key=lambda order: _weight(order.command))
 
 
-def decide_all(
-    state: Projection, batch: list[Order], at: int
-) -> tuple[list[Event], list[Sequence[Event] | OmniqError]]:
+def decide_all(state: Projection, batch: list[Order], at: int) -> tuple[list[Event], Answers]:
     """Decide one command after the other, each on the state that those before it leave.
 
     Returns the events of all, and the answer to each: its events, or why it was refused.
     """
     events: list[Event] = []
-    answers: list[Sequence[Event] | OmniqError] = []
+    answers: Answers = []
     for order in batch:
         try:
             decided = decide(state, order.command, at)

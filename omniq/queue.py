@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from omniq.clock import Clock, Entropy
     from omniq.core.task import TaskRecord
+    from omniq.orders import Answers
     from omniq.storage.base import BaseStorage, Bookmark
     from omniq.syncing import Waiter
 
@@ -55,6 +56,8 @@ __all__ = ("AsyncTaskQueue", "Listener")
 
 MAX_WAITING_COMMANDS = 100_000  # beyond it `QueueFull`: the caller is faster than the disk
 READ_EVENTS = 1024  # after so many events, catching up lets the event loop go on
+READ_APART_EVENTS = 256  # who is further behind does not read while all others wait for the journal
+READ_APART_TIMES = 8  # but others may be faster for ever, so then it does
 RETRY_APPEND_SECONDS = 0.5  # how long outcomes that could not be written wait for the next try
 
 # After these, what this process believes of the journal and what is in it may differ.
@@ -290,12 +293,7 @@ class AsyncTaskQueue:
 
     async def _commit(self, batch: list[Order]) -> None:
         """Append the events of a batch as one commit and answer whoever ordered it."""
-        # In this order: while another process holds the journal, the follower reads what it wrote.
-        async with self.storage.exclusive(), self._exclusive:
-            if self._loaded:
-                commit, answers = await self._decide_and_append(batch)
-            else:
-                commit, answers = await self._append_unread(batch)
+        commit, answers = await self._append(batch)
         durably: list[Waiter] = []
         for order, answer in zip(batch, answers, strict=True):
             future = order.future
@@ -314,11 +312,26 @@ class AsyncTaskQueue:
             if self._loaded:
                 self.upkeep.appended(commit, self.projection)
 
-    async def _append_unread(
-        self, batch: list[Order]
-    ) -> tuple[ev.Commit | None, list[Sequence[ev.Event] | OmniqError]]:
+    async def _append(self, batch: list[Order]) -> tuple[ev.Commit | None, Answers]:
+        """Append the events of a batch in a turn that finds this process nearly up to date.
+
+        While it waits for its turn, the follower reads what others write. If it is far behind all
+        the same, it reads while the next one appends.
+        """
+        patience = READ_APART_TIMES
+        while True:
+            async with self.storage.exclusive(), self._exclusive:
+                if not self._loaded:
+                    return await self._append_unread(batch)
+                if self.storage.known - self.projection.seq <= READ_APART_EVENTS or not patience:
+                    return await self._decide_and_append(batch)
+            patience -= 1
+            async with self._exclusive:
+                await self._catch_up()
+
+    async def _append_unread(self, batch: list[Order]) -> tuple[ev.Commit | None, Answers]:
         """Append new tasks without knowing what else is in the journal."""
-        answers: list[Sequence[ev.Event] | OmniqError] = []
+        answers: Answers = []
         events: list[ev.Event] = []
         for order in batch:
             assert type(order.command) is cmd.Enqueue, "all other commands load the state"
@@ -330,9 +343,7 @@ class AsyncTaskQueue:
         commit = await self.storage.append(events, at=now, actor=self.actor, durable=durable)
         return commit, answers
 
-    async def _decide_and_append(
-        self, batch: list[Order]
-    ) -> tuple[ev.Commit | None, list[Sequence[ev.Event] | OmniqError]]:
+    async def _decide_and_append(self, batch: list[Order]) -> tuple[ev.Commit | None, Answers]:
         state = self.projection
         while True:
             await self._catch_up()

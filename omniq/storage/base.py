@@ -135,6 +135,14 @@ class BaseStorage(ABC):
         """Return where the journal ends now, whoever appended last."""
 
     @property
+    def known(self) -> int:
+        """The highest sequence number that this handle has heard of, without looking for more.
+
+        In the exclusive section that is about where the journal ends.
+        """
+        return self.durable
+
+    @property
     @abstractmethod
     def durable(self) -> int:
         """The highest sequence number that this handle knows to survive power loss.

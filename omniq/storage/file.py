@@ -66,9 +66,7 @@ class FileStorage(SnapshottingFiles):
         disk: Disk | None = None,
     ) -> None:
         super().__init__(path, durability=durability, read_only=read_only)
-        self.torn: Tear | None = (
-            None  # behind the last frame, where there is no right or room to cut
-        )
+        self.torn: Tear | None = None  # behind the end, where there is no right or room to cut
         self._segment_bytes = segment_bytes
         self._reserve_bytes = reserve_bytes
         self.disk = disk or Disk()
@@ -80,8 +78,12 @@ class FileStorage(SnapshottingFiles):
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
 
     @property
+    def known(self) -> int:
+        return self._furthest()[1]
+
+    @property
     def durable(self) -> int:
-        return self._furthest()[1] if self._durability == "os" else self._durable
+        return self.known if self._durability == "os" else self._durable
 
     def sibling(self) -> FileStorage:
         return FileStorage(
@@ -322,14 +324,6 @@ class FileStorage(SnapshottingFiles):
         return start
 
     # Syncing.
-
-    async def sync(self, seq: int) -> None:
-        if seq > self.durable:
-            await self._sync(seq)
-
-    async def sync_lazily(self) -> None:
-        if (end := self._furthest()[1]) > self._durable:
-            await self._sync(end)
 
     async def _sync(self, seq: int) -> None:
         segment, known = self._furthest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import abstractmethod
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -95,6 +96,18 @@ class LocalStorage(BaseStorage):
 
     def _refresh(self, rendezvous: Rendezvous) -> None:
         """Learn, under the lock, where the journal ends now."""
+
+    async def sync(self, seq: int) -> None:
+        if seq > self.durable:
+            await self._sync(seq)
+
+    async def sync_lazily(self) -> None:
+        if self.known > self._durable:
+            await self._sync(self.known)
+
+    @abstractmethod
+    async def _sync(self, seq: int) -> None:
+        """Sync up to `seq` at least."""
 
     async def wait(self, seq: int) -> None:
         if self.read_only:

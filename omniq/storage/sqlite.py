@@ -89,6 +89,10 @@ class SQLiteStorage(LocalStorage):
         self._cursor: tuple[int, bytes] = (0, GENESIS)
 
     @property
+    def known(self) -> int:
+        return max(self._head.seq, self._cursor[0])
+
+    @property
     def durable(self) -> int:
         if self._durability == "os":
             return max(self._head.seq, self._cursor[0], self._durable)
@@ -278,29 +282,17 @@ class SQLiteStorage(LocalStorage):
 
     # Syncing.
 
-    async def sync(self, seq: int) -> None:
-        if seq > self.durable:
-            await self._sync(seq)
-
-    async def sync_lazily(self) -> None:
-        if (end := self._known()) > self._durable:
-            await self._sync(end)
-
     async def _sync(self, seq: int) -> None:
         """Sync the log, which has all commits that are not in the database, synced, by now."""
-        known = self._known()
+        known = self.known
         if seq > known and not self._inside:
             async with self:
-                known = self._known()
+                known = self.known
         if seq > known:
             raise StorageError(f"sequence number {seq} is behind the end, {known}")
         self._check()
         await finished(asyncio.get_running_loop().run_in_executor(self._syncer, self._sync_now))
         self._durable = max(self._durable, known)
-
-    def _known(self) -> int:
-        """Return up to where this handle knows the journal."""
-        return max(self._head.seq, self._cursor[0])
 
     def _sync_now(self) -> None:
         try:
