@@ -273,9 +273,15 @@ class AsyncOmniQ:
             raise ConfigError(f"limit must be an integer from 0 on, not {limit!r}")
         wanted = None if status is None else _status(status)
         state = await (await self.engine()).refresh()
+        there = sum(
+            number
+            for name, numbers in state.counts.items()
+            for kind, number in numbers.items()
+            if wanted in (None, kind) and queue in (None, name)
+        )
         found: list[Task] = []
         for task in reversed(state.tasks.values()):
-            if len(found) >= limit:
+            if len(found) >= min(limit, there):  # the others, a million perhaps, are not these
                 break
             if wanted in (None, task.status) and queue in (None, task.spec.queue):
                 found.append(Task.of(task))

@@ -3,11 +3,11 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import pytest
@@ -26,6 +26,7 @@ from omniq import (
     TaskStatus,
     current_task,
 )
+from omniq.core.task import TaskRecord
 from tests.app import jobs
 
 SOON = 5.0
@@ -352,6 +353,29 @@ async def test_list_tasks_is_newest_first_and_filtered(oq: AsyncOmniQ) -> None:
     assert [t.id for t in await oq.list_tasks(status=TaskStatus.PENDING, queue="b")] == [ids[1]]
     with pytest.raises(ConfigError, match="PENDING, RUNNING"):
         await oq.list_tasks(status="LOST")
+
+
+async def test_list_tasks_looks_no_further_once_it_has_all_there_are(oq: AsyncOmniQ) -> None:
+    """Else a dashboard that asks for failed tasks would look at each of a million others."""
+    handles = await oq.task(jobs.add).enqueue_many([(1,)] * 50)
+    await handles[-2].cancel()
+    looked: list[TaskRecord] = []
+
+    class Values(list[TaskRecord]):
+        def __reversed__(self) -> Iterator[TaskRecord]:
+            for task in super().__reversed__():
+                looked.append(task)
+                yield task
+
+    class Watched(dict[str, TaskRecord]):
+        def values(self) -> Any:
+            return Values(super().values())
+
+    state = await (await oq.engine()).refresh()
+    state.tasks = Watched(state.tasks)
+    assert await oq.list_tasks(status="FAILED") == []
+    assert [task.id for task in await oq.list_tasks(status="CANCELLED")] == [handles[-2].id]
+    assert len(looked) <= 1 + 3
 
 
 async def test_stats_count_tasks_and_name_workers(oq: AsyncOmniQ) -> None:
