@@ -427,12 +427,11 @@ class AsyncTaskQueue:
 
     def _fail(self, error: BaseException) -> None:
         """Tell everyone who waits, now and later, that the journal cannot be used from here on."""
-        if self._failure is not None:
-            return  # one reason is enough
-        where, extra = self.storage.location, {"action": "journal_failed"}
-        _log.error("the journal %s failed: %s", where, error, extra=extra)
-        self._failure = error
-        self._fail_waiters(error)
+        if self._failure is None:  # one reason is enough
+            where, extra = self.storage.location, {"action": "journal_failed"}
+            _log.error("the journal %s failed: %s", where, error, extra=extra)
+            self._failure = error
+        self._fail_waiters(self._failure)
 
     def _fail_waiters(self, error: BaseException) -> None:
         futures = self._syncer.take_waiting()

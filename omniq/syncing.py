@@ -100,13 +100,14 @@ class Syncer:
     async def _sync(self) -> None:
         """Sync as long as someone waits; a failed sync is told to the owner."""
         try:
-            while self._waiting:
-                seq = self._waiting[-1][0]
-                await self._storage.sync(seq)
-                self._resolve(max(seq, self._storage.durable))
-            if self._is_lazy_due:
-                self._is_lazy_due = False
-                await self._storage.sync_lazily()
+            while self._waiting or self._is_lazy_due:
+                if self._waiting:
+                    seq = self._waiting[-1][0]
+                    await self._storage.sync(seq)
+                    self._resolve(max(seq, self._storage.durable))
+                else:
+                    self._is_lazy_due = False
+                    await self._storage.sync_lazily()
         except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
             self._on_failure(error)
 
