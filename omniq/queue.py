@@ -250,6 +250,7 @@ class AsyncTaskQueue:
     async def _commit_forever(self) -> None:
         while True:
             await self._ordered.wait()
+            await asyncio.sleep(0)  # what follows from it, such as the next claim, joins the batch
             self._ordered.clear()
             while self._orders:
                 batch: list[Order] = []

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from omniq import (
     current_task,
 )
 from omniq.clock import wait_at_most
+from omniq.core import events as ev
 from omniq.testing import VirtualClock
 from omniq.worker import pool
 from tests.app import jobs
@@ -45,6 +47,29 @@ async def test_a_failing_task_is_retried_until_it_works(oq: AsyncOmniQ) -> None:
     await oq.worker().drain()
     assert await handle.result() == "done"
     assert attempts == [1, 2, 3]
+
+
+async def test_an_outcome_and_the_start_that_follows_it_are_one_commit(
+    oq: AsyncOmniQ, monkeypatch
+) -> None:
+    """Else a worker takes the journal's lock, and writes, twice as often."""
+
+    @oq.task
+    async def wait_a_turn() -> None:
+        await asyncio.sleep(0)
+
+    await wait_a_turn.enqueue_many([()] * 20)
+    storage = (await oq.engine()).storage
+    append, commits = storage.append, list[ev.Commit]()
+
+    async def noted(*args: Any, **kwargs: Any) -> ev.Commit:
+        commits.append(await append(*args, **kwargs))
+        return commits[-1]
+
+    monkeypatch.setattr(storage, "append", noted)
+    await oq.worker(concurrency=1).drain()
+    found = [[type(event) for event in commit.events] for commit in commits]
+    assert found.count([ev.TaskSucceeded, ev.TaskStarted]) == 19
 
 
 async def test_no_more_than_one_plus_max_retries_attempts_start(oq: AsyncOmniQ) -> None:
