@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from itertools import batched
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 from weakref import WeakKeyDictionary, WeakSet
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from omniq.worker.pool import AsyncWorkerPool
 
 __all__ = ("AsyncOmniQ", "BoundOptions", "TaskDecorator", "WorkerOptions")
+
+LISTED_TOGETHER = 500  # tasks, a few milliseconds; then the event loop goes on
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -279,12 +282,16 @@ class AsyncOmniQ:
             for kind, number in numbers.items()
             if wanted in (None, kind) and queue in (None, name)
         )
-        found: list[Task] = []
+        records: list[TaskRecord] = []
         for task in reversed(state.tasks.values()):
-            if len(found) >= min(limit, there):  # the others, a million perhaps, are not these
+            if len(records) >= min(limit, there):  # the others, a million perhaps, are not these
                 break
             if wanted in (None, task.status) and queue in (None, task.spec.queue):
-                found.append(Task.of(task))
+                records.append(task)
+        found: list[Task] = []
+        for some in batched(records, LISTED_TOGETHER, strict=False):
+            found.extend(map(Task.of, some))
+            await asyncio.sleep(0)
         return found
 
     async def stats(self, *, queue: str | None = None) -> QueueStats:

@@ -140,7 +140,7 @@ class Codecs:
         With a signature they are checked against it, as the worker will read them.
         """
         is_plain = signature is not None and not kwargs and signature.takes_plainly(args)
-        if not is_plain and signature is not None:
+        if signature is not None and not is_plain:
             signature.check(args, kwargs)
         if self.codec == "cloudpickle":
             payload = _pickle((args, kwargs), f"the arguments of {_name(signature)}")

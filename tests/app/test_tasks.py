@@ -27,6 +27,7 @@ from omniq import (
     current_task,
 )
 from omniq.core.task import TaskRecord
+from omniq.facade import LISTED_TOGETHER
 from tests.app import jobs
 
 SOON = 5.0
@@ -376,6 +377,17 @@ async def test_list_tasks_looks_no_further_once_it_has_all_there_are(oq: AsyncOm
     assert await oq.list_tasks(status="FAILED") == []
     assert [task.id for task in await oq.list_tasks(status="CANCELLED")] == [handles[-2].id]
     assert len(looked) <= 1 + 3
+
+
+async def test_a_long_list_lets_the_event_loop_go_on(oq: AsyncOmniQ) -> None:
+    handles = await oq.task(jobs.add).enqueue_many([(1,)] * 2000)
+    listing = asyncio.create_task(oq.list_tasks(limit=2000))
+    turns = 0
+    while not listing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert [task.id for task in listing.result()] == [handle.id for handle in reversed(handles)]
+    assert turns >= 2000 // LISTED_TOGETHER
 
 
 async def test_stats_count_tasks_and_name_workers(oq: AsyncOmniQ) -> None:
