@@ -61,6 +61,7 @@ def measures_of(backend: str) -> dict[str, Measure]:
     measures: dict[str, Callable[[Path, Sizes, str], float | list[float]]] = {
         "single": queue.enqueue_single,
         "together": queue.enqueue_together,
+        "by app": queue.enqueue_by_app,
         "many": queue.enqueue_many,
         "drain": queue.drain,
         "lag": queue.loop_lag,
@@ -119,6 +120,7 @@ def rows_of(backend: str) -> list[Row]:
     rows = [
         Row("enqueue, one after another", "/s", "single", f"{floor}, 1", 1 / most),
         Row("enqueue, 100 producers", "/s", "together", f"{floor}, 100", 0.5),
+        Row("the same, by oq.enqueue(function)", "/s", "by app"),
         Row("enqueue_many, 1,000 a call", "/s", "many", f"{floor}, 1000", 0.6 if is_file else 0),
         Row("drain no-op tasks, one process", "/s", "drain", "f2", 0.4 if is_file else 0),
         Row("the same, journal read before, one process", "/s", "by one"),

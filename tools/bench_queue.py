@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from tools.bench_child import ROOT, TOGETHER
 from tools.bench_floors import BACKENDS, PAYLOAD, RAN, Sizes, app_on, run_loop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from omniq import AsyncOmniQ
 
 PRODUCERS = 100
@@ -61,14 +64,24 @@ def enqueue_single(folder: Path, sizes: Sizes, backend: str) -> float:
 
 def enqueue_together(folder: Path, sizes: Sizes, backend: str) -> float:
     """Return calls a second of a hundred producers in one process."""
+    return _by_producers(folder, sizes, backend, lambda _oq, noop: noop.enqueue)
 
+
+def enqueue_by_app(folder: Path, sizes: Sizes, backend: str) -> float:
+    """Return the same of producers that pass the function to the app."""
+    return _by_producers(folder, sizes, backend, lambda oq, noop: partial(oq.enqueue, noop))
+
+
+def _by_producers(
+    folder: Path, sizes: Sizes, backend: str, how: Callable[[AsyncOmniQ, Any], Callable[..., Any]]
+) -> float:
     async def run() -> float:
         oq, tasks = app_on(folder, backend)
-        each = sizes.many // PRODUCERS
+        each, enqueue = sizes.many // PRODUCERS, how(oq, tasks.noop)
 
         async def produce() -> None:
             for _ in range(each):
-                await tasks.noop.enqueue(PAYLOAD)
+                await enqueue(PAYLOAD)
 
         async with oq:
             began = time.perf_counter()
