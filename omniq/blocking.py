@@ -44,6 +44,8 @@ __all__ = (
     "WorkerPool",
 )
 
+LOOK_UP_SECONDS = 1.0  # how late Ctrl-C may be seen, if it comes at the wrong moment
+
 
 class _Runner:
     """One event loop in one daemon thread, started when it is first needed."""
@@ -71,7 +73,7 @@ class _Runner:
             )
         future: Future[T] = self._started().start_task_soon(function)
         try:
-            return future.result()
+            return _result(future)
         except BaseException:
             future.cancel()
             raise
@@ -282,6 +284,19 @@ class WorkerPool(_Wrapper):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _result[T](future: Future[T]) -> T:
+    """Wait for a result, and look up now and then.
+
+    Python sees a signal that arrives just before a thread begins to wait only when that has ended.
+    """
+    while True:
+        try:
+            return future.result(timeout=LOOK_UP_SECONDS)
+        except TimeoutError:
+            if future.done():
+                return future.result()
 
 
 class _Terminated(BaseException):

@@ -198,3 +198,27 @@ def test_a_blocking_call_on_its_own_loop_says_what_to_do(sync: OmniQ) -> None:
     sync.worker().drain()
     with pytest.raises(TaskFailed, match=r"own event loop.*asyncio.to_thread"):
         handle.result()
+
+
+def test_a_signal_that_does_not_interrupt_the_wait_is_seen_all_the_same(tmp_path: Path) -> None:
+    """As one that comes just before the wait begins: Python acts only when the thread goes on."""
+    done = run_script(
+        tmp_path,
+        """
+        import os, signal
+        from omniq import OmniQ
+
+        oq = OmniQ("journal")
+
+        @oq.task
+        def stop_us() -> int:
+            os.kill(os.getpid(), signal.SIGINT)
+            return 1
+
+        handle = stop_us.enqueue()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # another thread gets it
+        oq.worker().run()
+        print(handle.result(timeout=5))
+        """,
+    )
+    assert done.stdout == "1\n", done.stderr
