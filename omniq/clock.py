@@ -56,6 +56,10 @@ class Entropy(Protocol):
         """Return a new UUIDv7 as text."""
         ...
 
+    def task_ids(self, at_us: int, count: int) -> list[str]:
+        """Return new UUIDv7s of one time."""
+        return [self.task_id(at_us) for _ in range(count)]
+
     def name(self) -> str:
         """Return a short random name, for a worker or a client."""
         ...
@@ -100,6 +104,12 @@ class SystemEntropy:
                 return f"{self._begin}{FRACTIONS[fraction]}{_random_parts.pop()}"
             except IndexError:  # also if another thread took the last one
                 _random_parts.extend(random_parts(os.urandom(ENTROPY_BYTES * _POOL)))
+
+    def task_ids(self, at_us: int, count: int) -> list[str]:
+        milliseconds, microseconds = divmod(at_us, 1000)
+        begin = millisecond_part(milliseconds) + FRACTIONS[microseconds]
+        parts = random_parts(os.urandom(ENTROPY_BYTES * count))
+        return [f"{begin}{part}" for part in parts]
 
     def name(self) -> str:
         return "".join(_NAME_ALPHABET[byte & 31] for byte in os.urandom(_NAME_LENGTH))

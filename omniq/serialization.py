@@ -11,23 +11,25 @@ import dataclasses
 import importlib
 import inspect
 import typing
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import chain
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeIs, cast
 
 import msgspec
 
-from omniq.errors import PayloadTooLarge, SerializationError
+from omniq.errors import ConfigError, PayloadTooLarge, SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from omniq.config import Serializer
     from omniq.core.events import Codec
 
-__all__ = ("Arguments", "Codecs", "Signature", "convert")
+__all__ = ("Arguments", "Call", "Codecs", "Signature", "convert")
 
+type Call = tuple[Any, ...] | Mapping[str, Any]  # of several calls: by position, or by name
 type Arguments = tuple[list[object], dict[str, object]]
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises
 _UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, UnicodeError)
@@ -79,6 +81,16 @@ class Signature:
         and it takes a tenth of the time of checking and converting each argument.
         """
         return [type(value) for value in args] == self._plain_calls.get(len(args))
+
+    def takes_all_plainly(self, calls: Sequence[Call]) -> TypeIs[Sequence[tuple[Any, ...]]]:
+        """Whether several calls fit like that, found by looking at each parameter's values."""
+        if {*map(type, calls)} != {tuple} or len({*map(len, calls)}) != 1:
+            return False
+        kinds = self._plain_calls.get(len(calls[0]))
+        return kinds is not None and all(
+            {*map(type, values)} == {kind}
+            for kind, values in zip(kinds, zip(*calls, strict=True), strict=True)
+        )
 
     def check(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Raise `SerializationError` if the function cannot be called like this."""
@@ -151,6 +163,21 @@ class Codecs:
         if len(payload) > self.limit:
             raise self._too_large(payload, f"the arguments of {_name(signature)}")
         return payload
+
+    def encode_calls(self, signature: Signature | None, calls: Sequence[Call]) -> list[bytes]:
+        """Return the arguments of several calls as bytes, as `encode_arguments` does."""
+        is_safe = self.codec == "msgpack"
+        if signature is None or not is_safe or not signature.takes_all_plainly(calls):
+            return [self.encode_arguments(signature, *_as_call(call)) for call in calls]
+        encode, no_names = _encoder.encode, dict[str, object]()
+        try:
+            payloads = [encode((args, no_names)) for args in calls]
+        except _UNENCODABLE:
+            return [self.encode_arguments(signature, args, {}) for args in calls]  # says which
+        for payload in payloads:
+            if len(payload) > self.limit:
+                raise self._too_large(payload, f"the arguments of {signature.name}")
+        return payloads
 
     def decode_arguments(self, signature: Signature, payload: bytes, codec: Codec) -> Arguments:
         """Return the arguments of a call, of the annotated types."""
@@ -230,6 +257,17 @@ def convert(value: object, kind: Any, what: str) -> object:
         if "is not supported" in str(error) or "unsupported" in str(error):
             return value  # an annotation that msgspec does not know: the value as it was read
         raise SerializationError(f"{what}: {error}") from None
+
+
+def _as_call(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(call, Mapping):
+        return (), dict(call)
+    if isinstance(call, tuple | list):
+        return tuple(call), {}
+    raise ConfigError(
+        "each call must be a tuple of arguments or a mapping of keyword arguments, "
+        f"not {call!r:.80}"
+    )
 
 
 def _encode_arguments(

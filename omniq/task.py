@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import msgspec
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from omniq.core.task import TaskRecord
     from omniq.queue import AsyncTaskQueue
     from omniq.registry import Registration
-    from omniq.serialization import Codecs, Signature
+    from omniq.serialization import Call, Codecs, Signature
 
 __all__ = (
     "App",
@@ -202,24 +203,23 @@ class Enqueuer:
         app = self._app
         payload = app.codecs.encode_arguments(self._signature, args, kwargs)
         queue = app.running or await app.engine()
-        task = self._new_task(queue, queue.clock.now_us(), payload)
+        now = queue.clock.now_us()
+        task = self._new_task(now, queue.entropy.task_id(now), payload)
         await queue.enqueue((task,))
         return TaskHandle(app, task.task_id, self._returns)
 
-    async def enqueue_many(
-        self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
-    ) -> list[TaskHandle[Any]]:
+    async def enqueue_many(self, calls: list[Call]) -> list[TaskHandle[Any]]:
         """Enqueue a task for each call, all or none, and return their handles."""
-        app, signature, kind = self._app, self._signature, self._returns
-        payloads = [app.codecs.encode_arguments(signature, args, kwargs) for args, kwargs in calls]
+        app, kind, new_task = self._app, self._returns, self._new_task
+        payloads = app.codecs.encode_calls(self._signature, calls)
         queue = app.running or await app.engine()
         now = queue.clock.now_us()
-        tasks = tuple([self._new_task(queue, now, payload) for payload in payloads])
-        await queue.enqueue(tasks)
-        return [TaskHandle(app, task.task_id, kind) for task in tasks]
+        ids = queue.entropy.task_ids(now, len(payloads))
+        await queue.enqueue(tuple(map(new_task, repeat(now), ids, payloads)))
+        return [TaskHandle(app, task_id, kind) for task_id in ids]
 
-    def _new_task(self, queue: AsyncTaskQueue, now: int, payload: bytes) -> TaskEnqueued:
-        prototype, task_id = self._prototype, queue.entropy.task_id(now)
+    def _new_task(self, now: int, task_id: str, payload: bytes) -> TaskEnqueued:
+        prototype = self._prototype
         if self._is_plain:
             return replace(prototype, task_id=task_id, payload=payload)
         return replace(
@@ -270,16 +270,16 @@ class TaskFunction[**P, R, C]:
         """
         return self._enqueuer.enqueue(args, kwargs)
 
-    async def enqueue_many(
-        self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]
-    ) -> list[TaskHandle[R]]:
+    async def enqueue_many(self, calls: Iterable[Call]) -> list[TaskHandle[R]]:
         """Enqueue several calls, all or none; they are durable when this returns.
 
         Each call is a tuple of positional arguments, or a mapping of keyword arguments. All of
         them are one commit, which every process takes in at once: a thousand are fast, a hundred
         thousand hold its event loop up. Where not all or none is needed, make several calls.
         """
-        return await self._enqueuer.enqueue_many(_as_calls(calls))
+        if not isinstance(calls, Iterable):
+            raise ConfigError(f"calls must be a list of tuples or mappings, not {calls!r}")
+        return await self._enqueuer.enqueue_many(list(calls))
 
     def options(self, **changes: Unpack[CallOptions]) -> TaskFunction[P, R, C]:
         """Return this task with other options, which never mix with the task's own arguments.
@@ -397,24 +397,3 @@ def _standing(queue: AsyncTaskQueue, task_id: str) -> str:
     if task.is_waiting and task.spec.queue in state.paused:
         return f"{where}, which is paused"
     return where
-
-
-def _as_calls(
-    calls: Iterable[tuple[Any, ...] | Mapping[str, Any]],
-) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    if not isinstance(calls, Iterable):
-        raise ConfigError(f"calls must be a list of tuples or mappings, not {calls!r}")
-    return [_as_call(call) for call in calls]
-
-
-def _as_call(call: tuple[Any, ...] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if type(call) is tuple:
-        return call, {}
-    if isinstance(call, Mapping):
-        return (), dict(call)
-    if isinstance(call, tuple | list):
-        return tuple(call), {}
-    raise ConfigError(
-        "each call must be a tuple of arguments or a mapping of keyword arguments, "
-        f"not {call!r:.80}"
-    )

@@ -369,19 +369,17 @@ async def test_loop_goes_on_while_the_thread_is_at_work(path):
         assert names_of(await read_all(storage)) == ["a"]
 
 
-async def test_sync_waits_for_its_turn(path):
-    """It commits as well, and only the holder of the lock may."""
-    async with opened(SQLiteStorage(path, durability="os")) as lazy:
-        await append(lazy, "a")
-        async with opened(SQLiteStorage(path)) as storage:
-            await read_all(storage)
-            assert storage.durable == 0
-            async with storage.exclusive():
-                syncing = asyncio.create_task(storage.sync(1))
-                await settle()
-                assert not syncing.done()
-            await syncing
-            assert storage.durable == 1
+async def test_sync_of_what_was_not_seen_waits_for_its_turn(path):
+    """Where the journal ends is known for sure only to who holds the lock."""
+    lazy, storage = SQLiteStorage(path, durability="os"), SQLiteStorage(path)
+    async with opened(lazy), opened(storage):
+        async with lazy.exclusive():
+            await append(lazy, "a")
+            syncing = asyncio.create_task(storage.sync(1))
+            await settle()
+            assert not syncing.done()
+        await syncing
+        assert storage.durable == 1
 
 
 async def test_commit_that_nobody_could_read_is_refused(path, monkeypatch):

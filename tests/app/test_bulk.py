@@ -1,0 +1,89 @@
+"""What is enqueued in bulk is just what would be enqueued call by call."""
+
+import uuid
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from omniq.clock import SystemEntropy
+from omniq.errors import OmniqError, PayloadTooLarge
+from omniq.serialization import Call, Codecs, Signature
+
+LIMIT = 60
+
+
+def plain(number: int, text: str = "") -> None: ...
+
+
+def keyword(number: int, *, text: str) -> None: ...
+
+
+def anything(*values, **more) -> None: ...
+
+
+def nothing() -> None: ...
+
+
+functions = st.sampled_from([plain, keyword, anything, nothing])
+values = st.one_of(
+    st.integers(-(1 << 65), 1 << 65),  # msgpack has 64 bits
+    st.booleans(),
+    st.none(),
+    st.binary(max_size=LIMIT),
+    st.text(st.characters(codec=None), max_size=LIMIT // 2),  # lone surrogates, too
+    st.lists(st.integers(), max_size=2),
+)
+good = st.tuples(st.integers(0, 9)) | st.tuples(st.integers(0, 9), st.text("ab", max_size=9))
+some_calls = st.one_of(
+    good,
+    st.lists(values, max_size=3).map(tuple),
+    st.dictionaries(st.sampled_from(["number", "text", "other"]), values, max_size=3),
+)
+
+
+def one_by_one(codecs: Codecs, signature: Signature, calls: list[Call]) -> list[bytes]:
+    return [
+        codecs.encode_arguments(signature, (), dict(call))
+        if isinstance(call, dict)
+        else codecs.encode_arguments(signature, tuple(call), {})
+        for call in calls
+    ]
+
+
+def outcome(encode, *args) -> tuple[type[Exception], str] | list[bytes]:
+    try:
+        return encode(*args)
+    except OmniqError as error:
+        return type(error), str(error)
+
+
+@given(functions, st.lists(good, max_size=5) | st.lists(some_calls, max_size=5))
+@example(plain, [(1,), (1 << 64,)])
+@example(plain, [(1, "a"), (1, "\ud800")])
+@example(plain, [(1,), (True,)])
+@example(plain, [(1,), (1, "a")])
+@example(nothing, [(), ()])
+@example(plain, [(1, "a" * 100), (1, "a" * 200)])
+@example(plain, [(1, "a" * 100), (1, "\ud800")])
+def test_bulk_encodes_and_refuses_as_single_calls_do(function, calls):
+    signature, codecs = Signature(function), Codecs("msgpack", LIMIT)
+    together = outcome(codecs.encode_calls, signature, calls)
+    apart = outcome(one_by_one, codecs, signature, calls)
+    assert together == apart
+
+
+def test_bulk_says_how_large_a_call_is():
+    codecs = Codecs("msgpack", LIMIT)
+    with pytest.raises(PayloadTooLarge, match=r"plain are 106 bytes, more than .*=60"):
+        codecs.encode_calls(Signature(plain), [(1, "a"), (1, "a" * 100), (1, "a" * 900)])
+
+
+@given(st.integers(0, (1 << 48) * 1000 - 1), st.integers(0, 600))
+def test_ids_in_bulk_are_different_and_of_one_time(at, count):
+    ids = SystemEntropy().task_ids(at, count)
+    assert len(set(ids)) == len(ids) == count
+    for text in ids:
+        made = uuid.UUID(text)
+        assert str(made) == text
+        assert (made.version, made.variant, made.int >> 80) == (7, uuid.RFC_4122, at // 1000)
