@@ -6,7 +6,6 @@ import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import msgspec
@@ -195,8 +194,7 @@ class Enqueuer:
         self._returns: Any = Any if signature is None else signature.returns
         self._options = options
         self._prototype = options.prototype(name, app)
-        # Whether all of its tasks are due at once, and none follows another.
-        self._is_plain = options.delay is None and options.eta is None and options.interval is None
+        self._is_due_at_once = options.delay is None and options.eta is None
 
     async def enqueue(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskHandle[Any]:
         """Enqueue a task for a call, and return its handle."""
@@ -204,31 +202,34 @@ class Enqueuer:
         payload = app.codecs.encode_arguments(self._signature, args, kwargs)
         queue = app.running or await app.engine()
         now = queue.clock.now_us()
-        task = self._new_task(now, queue.entropy.task_id(now), payload)
+        like, task_id = self._prototype_at(now), queue.entropy.task_id(now)
+        task = replace(like, task_id=task_id, payload=payload)
+        if like.interval_us:
+            task = replace(task, series_id=task_id)
         await queue.enqueue((task,))
-        return TaskHandle(app, task.task_id, self._returns)
+        return TaskHandle(app, task_id, self._returns)
 
     async def enqueue_many(self, calls: list[Call]) -> list[TaskHandle[Any]]:
         """Enqueue a task for each call, all or none, and return their handles."""
-        app, kind, new_task = self._app, self._returns, self._new_task
+        app, kind = self._app, self._returns
         payloads = app.codecs.encode_calls(self._signature, calls)
         queue = app.running or await app.engine()
         now = queue.clock.now_us()
-        ids = queue.entropy.task_ids(now, len(payloads))
-        await queue.enqueue(tuple(map(new_task, repeat(now), ids, payloads)))
+        ids, like = queue.entropy.task_ids(now, len(payloads)), self._prototype_at(now)
+        tasks = [
+            replace(like, task_id=task_id, payload=payload)
+            for task_id, payload in zip(ids, payloads, strict=True)
+        ]
+        if like.interval_us:
+            tasks = [replace(task, series_id=task.task_id) for task in tasks]
+        await queue.enqueue(tuple(tasks))
         return [TaskHandle(app, task_id, kind) for task_id in ids]
 
-    def _new_task(self, now: int, task_id: str, payload: bytes) -> TaskEnqueued:
-        prototype = self._prototype
-        if self._is_plain:
-            return replace(prototype, task_id=task_id, payload=payload)
-        return replace(
-            prototype,
-            task_id=task_id,
-            payload=payload,
-            due_at=self._options.due_at(now),
-            series_id=task_id if prototype.interval_us else "",
-        )
+    def _prototype_at(self, now: int) -> TaskEnqueued:
+        """Return the event of a task that is enqueued now, but for what the call says."""
+        if self._is_due_at_once:
+            return self._prototype
+        return replace(self._prototype, due_at=self._options.due_at(now))
 
 
 class TaskFunction[**P, R, C]:

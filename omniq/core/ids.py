@@ -15,6 +15,9 @@ ENTROPY_BYTES = 8
 FRACTIONS = tuple(f"-7{microseconds * 4096 // 1000:03x}-" for microseconds in range(1000))
 _VARIANTS = bytes(0x80 | byte >> 6 << 4 | byte & 0x0F for byte in range(256))  # of a first byte
 
+_RANDOM_PART = b"xxxx-xxxxxxxxxxxx "
+_DIGITS = [place for place, sign in enumerate(_RANDOM_PART) if sign == ord("x")]
+
 
 def uuid7(at_us: int, entropy: bytes) -> str:
     """Return the UUIDv7 for a time in microseconds and at least `ENTROPY_BYTES` of entropy."""
@@ -30,12 +33,14 @@ def millisecond_part(milliseconds: int) -> str:
 
 def random_parts(entropy: bytes) -> list[str]:
     """Return the ends of as many ids as there are times `ENTROPY_BYTES` of entropy."""
-    parts = bytearray(entropy[: len(entropy) // ENTROPY_BYTES * ENTROPY_BYTES])
+    count = len(entropy) // ENTROPY_BYTES
+    parts = bytearray(entropy[: count * ENTROPY_BYTES])
     parts[::ENTROPY_BYTES] = parts[::ENTROPY_BYTES].translate(_VARIANTS)
-    return [
-        parts[first : first + ENTROPY_BYTES].hex("-", 6)  # a dash before the last 6 bytes
-        for first in range(0, len(parts), ENTROPY_BYTES)
-    ]
+    # All ids digit by digit, which takes half the time of putting together one after the other.
+    digits, text = parts.hex().encode(), bytearray(_RANDOM_PART * count)
+    for place, target in enumerate(_DIGITS):
+        text[target :: len(_RANDOM_PART)] = digits[place :: len(_DIGITS)]
+    return text.decode().split()
 
 
 def next_run_id(previous_id: str, at_us: int) -> str:
