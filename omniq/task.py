@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
@@ -271,7 +271,9 @@ class TaskFunction[**P, R, C]:
         """
         return self._enqueuer.enqueue(args, kwargs)
 
-    async def enqueue_many(self, calls: Iterable[Call]) -> list[TaskHandle[R]]:
+    async def enqueue_many(
+        self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]
+    ) -> list[TaskHandle[R]]:
         """Enqueue several calls, all or none; they are durable when this returns.
 
         Each call is a tuple of positional arguments, or a mapping of keyword arguments. All of

@@ -47,6 +47,23 @@ async def test_every_run_is_a_task_with_the_series_id_of_the_first(oq, clock) ->
     assert (await pending(oq)).schedule.series_id == first.id
 
 
+async def test_each_call_of_a_bulk_begins_a_series_of_its_own(oq, clock) -> None:
+    @oq.task
+    async def tick(name: str) -> None:
+        del name
+
+    first = await tick.options(interval=60, delay=5).enqueue_many([("a",), ("b",)])
+    tasks = await oq.list_tasks()
+    assert {task.schedule.series_id for task in tasks} == {handle.id for handle in first}
+    await oq.worker().drain()
+    assert await oq.list_tasks(status=TaskStatus.SUCCESS) == []
+    clock.step(5)
+    await oq.worker().drain()
+    assert len(await oq.list_tasks(status=TaskStatus.SUCCESS)) == 2
+    following = await oq.list_tasks(status=TaskStatus.PENDING)
+    assert {task.schedule.series_id for task in following} == {handle.id for handle in first}
+
+
 async def test_cancelling_any_run_ends_the_series(oq, clock) -> None:
     @oq.task
     async def tick() -> None: ...
