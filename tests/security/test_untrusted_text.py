@@ -122,11 +122,16 @@ async def test_attempt_that_is_given_up_is_named_tamely(
 
         task = ev.TaskEnqueued(TERMINAL, "stubborn", "q", b"\x92\x90\x80", timeout_us=10_000)
         await (await oq.engine()).enqueue((task,))
-        async with oq.worker():
-            async with asyncio.timeout(5):
-                while not caplog.records:
-                    await asyncio.sleep(0.001)
-            release.set()
+        given_up = asyncio.Event()
+
+        def notice(_record: logging.LogRecord) -> bool:
+            given_up.set()
+            return True
+
+        with caplog.filtering(notice):
+            async with oq.worker():
+                await asyncio.wait_for(given_up.wait(), 5)
+                release.set()
     (record,) = caplog.records
     assert record.action == "attempt_given_up"
     assert is_tame(record.getMessage())
