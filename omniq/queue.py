@@ -17,7 +17,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from omniq.clock import SystemClock, SystemEntropy
 from omniq.core import commands as cmd
@@ -40,7 +40,7 @@ from omniq.errors import (
 from omniq.finishing import Finishing
 from omniq.host import host_name
 from omniq.orders import Order, decide_all, failure_of, outcomes_of, take_batch
-from omniq.syncing import Syncer
+from omniq.syncing import Syncer, tell
 from omniq.upkeep import Upkeep, restored
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ class AsyncTaskQueue:
                 return
             order = batch[0]
             if order.future is not None:
-                _tell(order.future, error)
+                tell(order.future, error)
             elif (failure := failure_of(order.command, error)) is not None:
                 await self._commit_readable([Order(failure, None, durable=False)])
 
@@ -376,7 +376,7 @@ class AsyncTaskQueue:
         """
         for order in batch:
             if order.future is not None:
-                _tell(order.future, error)
+                tell(order.future, error)
         if isinstance(error, _FINAL) or not isinstance(error, OmniqError | OSError):
             self._fail(error)
             return
@@ -440,11 +440,6 @@ class AsyncTaskQueue:
         futures += [order.future for order in self._orders if order.future is not None]
         self._orders.clear()
         for future in futures:
-            _tell(future, error)
+            tell(future, error)
         for listener in tuple(self._listeners):
             listener.on_failure(error)
-
-
-def _tell(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)

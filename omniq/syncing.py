@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from omniq.clock import Clock, Timer
     from omniq.storage.base import BaseStorage
 
-__all__ = ("Syncer", "Waiter")
+__all__ = ("Syncer", "Waiter", "tell")
 
 type Waiter = tuple[asyncio.Future[Any], object]  # who waits, and for which answer
 
@@ -119,6 +119,12 @@ class Syncer:
             else:
                 _answer(waiters)
         self._waiting = later
+
+
+def tell(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Give an error to who waits, unless it went away or was answered meanwhile."""
+    if not future.done():
+        future.set_exception(error)
 
 
 def _answer(waiters: list[Waiter]) -> None:

@@ -29,7 +29,10 @@ async def noop(payload: str) -> None:
 
 
 class System:
-    """A queue on something that is empty, at an address: a folder or a server."""
+    """A queue on something that is empty, at an address: a folder or a server.
+
+    `has_bulk` and `has_results` say whether it has calls for that; those it lacks are never made.
+    """
 
     packages: tuple[str, ...] = ()
     settings = ""

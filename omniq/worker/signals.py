@@ -36,6 +36,7 @@ def stop_signals(stop: Callable[[], object], stop_at_once: Callable[[], object])
     handled: list[signal.Signals] = []
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
+            # Where the loop cannot watch signals, they do what they do without a worker.
             with contextlib.suppress(NotImplementedError, RuntimeError):
                 loop.add_signal_handler(number, on_signal)
                 handled.append(number)
