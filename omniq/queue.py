@@ -6,9 +6,6 @@ leaves. While the disk syncs that batch, the next one gathers (group commit). No
 
 What is acknowledged when: `enqueue` returns, and a result is handed out, once it is durable;
 everything else once it is written.
-
-A process that only enqueues never reads the journal: its state is loaded when something first
-asks for it.
 """
 
 from __future__ import annotations
@@ -17,16 +14,13 @@ import asyncio
 import logging
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from omniq.clock import SystemClock, SystemEntropy
 from omniq.core import commands as cmd
 from omniq.core import events as ev
-from omniq.core.projection import Projection
 from omniq.core.snapshot import Capture
 from omniq.errors import (
-    CorruptJournal,
-    IllegalEvent,
     JournalConflict,
     OmniqError,
     QueueFull,
@@ -35,44 +29,34 @@ from omniq.errors import (
     StorageError,
     StorageFull,
     TaskNotFound,
-    UnsupportedFormat,
 )
-from omniq.finishing import Finishing
+from omniq.following import UNREADABLE, Follower
 from omniq.host import host_name
 from omniq.orders import Order, decide_all, failure_of, outcomes_of, take_batch
 from omniq.syncing import Syncer, tell
-from omniq.upkeep import Upkeep, restored
+from omniq.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from omniq.clock import Clock, Entropy
+    from omniq.core.projection import Projection
     from omniq.core.task import TaskRecord
+    from omniq.following import Listener
     from omniq.orders import Answers
     from omniq.storage.base import BaseStorage, Bookmark
     from omniq.syncing import Waiter
 
-__all__ = ("AsyncTaskQueue", "Listener")
+__all__ = ("AsyncTaskQueue",)
 
 MAX_WAITING_COMMANDS = 100_000  # beyond it `QueueFull`: the caller is faster than the disk
-READ_EVENTS = 1024  # after so many events, catching up lets the event loop go on
 READ_APART_EVENTS = 256  # who is further behind does not read while all others wait for the journal
 READ_APART_TIMES = 8  # but others may be faster for ever, so then it does
 RETRY_APPEND_SECONDS = 0.5  # how long outcomes that could not be written wait for the next try
 
-# After these, what this process believes of the journal and what is in it may differ.
-_UNREADABLE = (CorruptJournal, UnsupportedFormat, IllegalEvent)
-_FINAL = (StorageClosed, *_UNREADABLE)
+_FINAL = (StorageClosed, *UNREADABLE)  # the journal cannot be used any longer
 
 _log = logging.getLogger(__name__)
-
-
-class Listener(Protocol):
-    """Who wants to see every commit, in order, as soon as it is applied."""
-
-    def on_commit(self, commit: ev.Commit) -> None: ...
-
-    def on_failure(self, error: BaseException) -> None: ...
 
 
 class AsyncTaskQueue:
@@ -90,13 +74,10 @@ class AsyncTaskQueue:
         self.storage = storage
         self.clock = clock or SystemClock()
         self.entropy = entropy or SystemEntropy()
-        self.projection = Projection()
         self.actor = ""
-        self._loaded = False
         self._orders: deque[Order] = deque()
         self._ordered = asyncio.Event()
-        # Whoever holds it may change the projection. The journal's exclusive section comes first.
-        self._exclusive = asyncio.Lock()
+        self._follower = Follower(storage, on_loaded=self._loaded, on_failure=self._fail)
         self._syncer = Syncer(storage, self.clock, self._fail)
         self.upkeep = Upkeep(
             storage,
@@ -105,10 +86,7 @@ class AsyncTaskQueue:
             archive_url=archive_url,
             capture=self._capture,
         )
-        self._finishing = Finishing()
-        self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._followers: list[asyncio.Task[None]] = []  # once the journal is loaded
         self._failure: BaseException | None = None
 
     async def open(self) -> None:
@@ -127,8 +105,8 @@ class AsyncTaskQueue:
             message = "the journal %s was closed before everything was written: %s"
             _log.warning(message, self.storage.location, error, extra={"action": "closed_early"})
         finally:
-            tasks = [*self._tasks, *self._followers]
-            self._tasks, self._followers = [], []
+            await self._follower.close()
+            tasks, self._tasks = self._tasks, []
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -163,7 +141,7 @@ class AsyncTaskQueue:
     async def flush(self) -> None:
         """Return once everything ordered so far is durable."""
         await self.settle()
-        if self._loaded:
+        if self.is_loaded:
             await self.make_durable(self.projection.seq)
 
     def _order(self, command: cmd.Command, *, durable: bool) -> asyncio.Future[Sequence[ev.Event]]:
@@ -186,29 +164,29 @@ class AsyncTaskQueue:
 
     # Reading.
 
+    @property
+    def projection(self) -> Projection:
+        """The state as this process knows it; nobody but the engine changes it."""
+        return self._follower.state
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether this process knows the state; if it only enqueues, it never does."""
+        return self._follower.is_loaded
+
     async def load(self) -> None:
         """Read the journal, if that was not done yet, and follow it from now on."""
         self._check()
-        if self._loaded:
-            return
-        async with self._exclusive:
-            if not self._loaded:
-                self.projection = await restored(self.storage)
-                snapshot = self.projection.seq
-                await self._catch_up()
-                self._loaded = True
-                self.upkeep.loaded(self.projection, snapshot)
-                self._followers = [
-                    asyncio.create_task(self._follow_forever(), name="omniq-follower"),
-                    asyncio.create_task(self.upkeep.run(), name="omniq-upkeep"),
-                ]
+        await self._follower.load()
+
+    def _loaded(self, snapshot: int) -> None:
+        self.upkeep.loaded(self.projection, snapshot)
+        self._tasks.append(asyncio.create_task(self.upkeep.run(), name="omniq-upkeep"))
 
     async def refresh(self) -> Projection:
         """Return the state as the journal has it now, whoever appended to it."""
-        await self.load()
-        async with self._exclusive:
-            await self._catch_up()
-        return self.projection
+        self._check()
+        return await self._follower.refresh()
 
     async def finished(self, task_id: str) -> TaskRecord:
         """Wait until a task is finished, and return it once its outcome is durable.
@@ -220,7 +198,8 @@ class AsyncTaskQueue:
         if task_id not in state.tasks:
             await self.refresh()
         while (task := state.tasks.get(task_id)) is not None and not task.is_finished:
-            await self._finishing.wait(task_id)
+            self._check()  # as nobody is told of a failure who begins to wait behind it
+            await self._follower.finishing.wait(task_id)
         if task is None:
             raise TaskNotFound(f"no task {task_id!r} is known, or its result_ttl has ended")
         await self.make_durable(state.seq)
@@ -233,17 +212,17 @@ class AsyncTaskQueue:
 
     async def _capture(self) -> tuple[Bookmark, Capture] | None:
         """Return the state as it is now and where in the journal that is."""
-        async with self._exclusive:
-            await self._catch_up()
+        async with self._follower.exclusive:
+            await self._follower.catch_up()
             bookmark = await self.storage.bookmark(self.projection.seq)
             return None if bookmark is None else (bookmark, Capture(self.projection))
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener.on_commit` for every commit from now on."""
-        self._listeners.append(listener)
+        self._follower.listeners.append(listener)
 
     def unsubscribe(self, listener: Listener) -> None:
-        self._listeners.remove(listener)
+        self._follower.listeners.remove(listener)
 
     # The committer.
 
@@ -308,9 +287,9 @@ class AsyncTaskQueue:
                 future.set_result(answer)
         self._syncer.acknowledge(0 if commit is None else commit.last_seq, durably)
         if commit is not None:
-            self._announce(commit)
+            self._follower.announce(commit)
             self._syncer.soon(commit.last_seq)
-            if self._loaded:
+            if self.is_loaded:
                 self.upkeep.appended(commit, self.projection)
 
     async def _append(self, batch: list[Order]) -> tuple[ev.Commit | None, Answers]:
@@ -319,16 +298,16 @@ class AsyncTaskQueue:
         While it waits for its turn, the follower reads what others write. If it is far behind all
         the same, it reads while the next one appends.
         """
-        patience = READ_APART_TIMES
+        follower, patience = self._follower, READ_APART_TIMES
         while True:
-            async with self.storage.exclusive(), self._exclusive:
-                if not self._loaded:
+            async with self.storage.exclusive(), follower.exclusive:
+                if not follower.is_loaded:
                     return await self._append_unread(batch)
-                if self.storage.known - self.projection.seq <= READ_APART_EVENTS or not patience:
+                if self.storage.known - follower.state.seq <= READ_APART_EVENTS or not patience:
                     return await self._decide_and_append(batch)
             patience -= 1
-            async with self._exclusive:
-                await self._catch_up()
+            async with follower.exclusive:
+                await follower.catch_up()
 
     async def _append_unread(self, batch: list[Order]) -> tuple[ev.Commit | None, Answers]:
         """Append new tasks without knowing what else is in the journal."""
@@ -347,7 +326,7 @@ class AsyncTaskQueue:
     async def _decide_and_append(self, batch: list[Order]) -> tuple[ev.Commit | None, Answers]:
         state = self.projection
         while True:
-            await self._catch_up()
+            await self._follower.catch_up()
             seq, at = state.seq, max(self.clock.now_us(), state.at)
             state.begin(at)
             try:
@@ -388,42 +367,6 @@ class AsyncTaskQueue:
             _log.warning(message, count, error, extra=extra)
             self.clock.call_later(RETRY_APPEND_SECONDS, self._ordered.set)
 
-    # Catching up.
-
-    async def _follow_forever(self) -> None:
-        try:
-            while True:
-                await self.storage.wait(self.projection.seq)
-                async with self._exclusive:
-                    await self._read_on()  # if there is more, `wait` will say so
-        except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
-            self._fail(error)
-
-    async def _catch_up(self) -> None:
-        """Apply what was appended by others. The caller holds `_exclusive`."""
-        while await self._read_on():
-            continue
-
-    async def _read_on(self) -> bool:
-        """Apply some of what was appended by others; whether there was anything."""
-        state = self.projection
-        try:
-            commits = await self.storage.read(state.seq, READ_EVENTS)
-            for commit in commits:
-                state.apply(commit)
-                self._announce(commit)
-        except _UNREADABLE as error:  # else whoever looks next would go on behind it
-            self._fail(error)
-            raise
-        if commits and state.seq - commits[0].first_seq >= READ_EVENTS - 1:
-            await asyncio.sleep(0)
-        return bool(commits)
-
-    def _announce(self, commit: ev.Commit) -> None:
-        self._finishing.look(commit)
-        for listener in self._listeners:
-            listener.on_commit(commit)
-
     # Failing.
 
     def _fail(self, error: BaseException) -> None:
@@ -436,10 +379,10 @@ class AsyncTaskQueue:
 
     def _fail_waiters(self, error: BaseException) -> None:
         futures = self._syncer.take_waiting()
-        futures += self._finishing.take_waiting()
+        futures += self._follower.finishing.take_waiting()
         futures += [order.future for order in self._orders if order.future is not None]
         self._orders.clear()
         for future in futures:
             tell(future, error)
-        for listener in tuple(self._listeners):
+        for listener in tuple(self._follower.listeners):
             listener.on_failure(error)

@@ -393,7 +393,7 @@ def _standing(queue: AsyncTaskQueue, task_id: str) -> str:
     state = queue.projection
     task = state.tasks.get(task_id)
     if task is None:
-        return "this process has not read of it so far"
+        return "the journal was still being read. Next: allow more time"
     where = f"it is {task.status} in queue {task.spec.queue!r}"
     if task.is_waiting and not state.workers:
         return f"{where}, and there is no worker. Next: run one"

@@ -447,6 +447,7 @@ async def test_call_in_place_of_a_function_is_told_apart(oq: AsyncOmniQ) -> None
 
 async def test_waiting_too_long_says_where_the_task_stands(oq: AsyncOmniQ) -> None:
     handle = await oq.task(jobs.add_async).enqueue(1)
+    await handle.status()  # so that the journal was read
     with pytest.raises(TimeoutError, match=r"it is PENDING.*no worker.*Next: run one"):
         await handle.result(timeout=0.001)
     with pytest.raises(TimeoutError, match="it is PENDING"):

@@ -60,7 +60,7 @@ async def test_who_never_catches_up_gets_its_turn_all_the_same(
         await queue.load()
         fill = ahead.task(jobs.add).enqueue_many
         await fill([(1,)] * MANY)
-        catch_up = queue._catch_up
+        catch_up = queue._follower.catch_up
 
         async def too_slow() -> None:
             is_apart = not queue.storage._inside  # type: ignore[attr-defined]
@@ -68,7 +68,7 @@ async def test_who_never_catches_up_gets_its_turn_all_the_same(
             if is_apart:
                 await fill([(1,)] * MANY)
 
-        monkeypatch.setattr(queue, "_catch_up", too_slow)
+        monkeypatch.setattr(queue._follower, "catch_up", too_slow)
         await behind.pause("other")
         assert reads.inside.count(MANY) == 1
         assert reads.apart.count(MANY) == READ_APART_TIMES

@@ -152,7 +152,7 @@ async def test_use_after_close_opens_again_and_a_closed_wait_is_told(tmp_path: P
     app = AsyncOmniQ(tmp_path / "j")
     handle = await app.enqueue(jobs.add, 1)
     waiting = asyncio.create_task(handle.result())
-    while not (await app.engine())._finishing._waiters:
+    while not (await app.engine())._follower.finishing._waiters:
         await asyncio.sleep(0)
     await app.close()
     with pytest.raises(StorageClosed):
@@ -309,7 +309,7 @@ async def test_a_caller_that_has_gone_does_not_end_the_engine_with_its_bad_event
     async with AsyncOmniQ(location) as oq:
         queue = await oq.engine()
         bad = ev.TaskEnqueued("bad", "m:f", "q", 5)  # type: ignore[arg-type]
-        async with queue._exclusive:  # so that the order is still waiting when its caller goes
+        async with queue._follower.exclusive:  # the order still waits when its caller goes
             calling = queue.enqueue((bad,))
             calling.cancel()
         assert await (await oq.enqueue(jobs.add, 1)).status() is TaskStatus.PENDING
