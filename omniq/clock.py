@@ -14,15 +14,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from omniq.core.ids import ENTROPY_BYTES, FRACTIONS, millisecond_part, random_parts
+from omniq.core.ids import COUNTS, ENTROPY_BYTES, FRACTIONS, block_of, millisecond_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ("Clock", "Entropy", "SystemClock", "SystemEntropy", "Timer", "sleep", "wait_at_most")
 
-_POOL = 512  # ids per call of os.urandom, which costs as much as all the rest of making an id
-_random_parts: list[str] = []  # of the next ids
+_random_parts: list[str] = []  # of the next ids, the last one first
+_POOL_COUNTS = COUNTS[511::-1]  # so many at a time, as a whole block would hold the event loop
 _NAME_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 _NAME_LENGTH = 10
 
@@ -103,13 +103,17 @@ class SystemEntropy:
             try:
                 return f"{self._begin}{FRACTIONS[fraction]}{_random_parts.pop()}"
             except IndexError:  # also if another thread took the last one
-                _random_parts.extend(random_parts(os.urandom(ENTROPY_BYTES * _POOL)))
+                block = block_of(os.urandom(ENTROPY_BYTES))
+                _random_parts.extend([block + end for end in _POOL_COUNTS])
 
     def task_ids(self, at_us: int, count: int) -> list[str]:
         milliseconds, microseconds = divmod(at_us, 1000)
         begin = millisecond_part(milliseconds) + FRACTIONS[microseconds]
-        parts = random_parts(os.urandom(ENTROPY_BYTES * count))
-        return [f"{begin}{part}" for part in parts]
+        ids: list[str] = []
+        while len(ids) < count:
+            block = begin + block_of(os.urandom(ENTROPY_BYTES))
+            ids += [block + end for end in COUNTS[: count - len(ids)]]
+        return ids
 
     def name(self) -> str:
         return "".join(_NAME_ALPHABET[byte & 31] for byte in os.urandom(_NAME_LENGTH))

@@ -78,6 +78,8 @@ def failure_of(command: cmd.Command, error: Exception) -> cmd.Fail | None:
 
 def take_batch(orders: deque[Order]) -> list[Order]:
     """Remove and return the next orders, at least one, that fit into one commit."""
+    if len(orders) == 1:
+        return [orders.popleft()]
     batch: list[Order] = []
     events = size = 0
     while orders:

@@ -13,7 +13,7 @@ import inspect
 import typing
 from collections.abc import Mapping
 from datetime import datetime
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeIs, cast
 
@@ -84,12 +84,15 @@ class Signature:
 
     def takes_all_plainly(self, calls: Sequence[Call]) -> TypeIs[Sequence[tuple[Any, ...]]]:
         """Whether several calls fit like that, found by looking at each parameter's values."""
-        if {*map(type, calls)} != {tuple} or len({*map(len, calls)}) != 1:
+        if {*map(type, calls)} != {tuple}:
             return False
-        kinds = self._plain_calls.get(len(calls[0]))
+        try:
+            columns = list(zip(*calls, strict=True))
+        except ValueError:  # they are of different lengths
+            return False
+        kinds = self._plain_calls.get(len(columns))
         return kinds is not None and all(
-            {*map(type, values)} == {kind}
-            for kind, values in zip(kinds, zip(*calls, strict=True), strict=True)
+            {*map(type, values)} == {kind} for kind, values in zip(kinds, columns, strict=True)
         )
 
     def check(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
@@ -169,9 +172,9 @@ class Codecs:
         is_safe = self.codec == "msgpack"
         if signature is None or not is_safe or not signature.takes_all_plainly(calls):
             return [self.encode_arguments(signature, *_as_call(call)) for call in calls]
-        encode, no_names = _encoder.encode, dict[str, object]()
+        no_names = dict[str, object]()
         try:
-            payloads = [encode((args, no_names)) for args in calls]
+            payloads = list(map(_encoder.encode, zip(calls, repeat(no_names), strict=False)))
         except _UNENCODABLE:
             return [self.encode_arguments(signature, args, {}) for args in calls]  # says which
         for payload in payloads:

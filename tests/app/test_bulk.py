@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from omniq.clock import SystemEntropy
+from omniq.core.ids import COUNTS
 from omniq.errors import OmniqError, PayloadTooLarge
 from omniq.serialization import Call, Codecs, Signature
 
@@ -80,9 +81,11 @@ def test_bulk_says_how_large_a_call_is():
 
 
 @given(st.integers(0, (1 << 48) * 1000 - 1), st.integers(0, 600))
+@example(1_767_225_600_123_456, len(COUNTS) + 1)
 def test_ids_in_bulk_are_different_and_of_one_time(at, count):
     ids = SystemEntropy().task_ids(at, count)
     assert len(set(ids)) == len(ids) == count
+    assert sorted(ids[: len(COUNTS)]) == ids[: len(COUNTS)]
     for text in ids:
         made = uuid.UUID(text)
         assert str(made) == text
