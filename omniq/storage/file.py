@@ -1,16 +1,15 @@
 """A journal as a directory of segment files, for one process or many on one host.
 
 An append takes the journal's lock, writes one frame behind the last one and gives the lock up;
-syncing comes after that, outside the lock, so that the next batch gathers and other processes
-append while the disk works. The order of operations that survives a power cut between any two of
+nobody waits for the disk under the lock, so that the next batch gathers and other processes append
+while it syncs. The order of operations that survives a power cut between any two of
 them is: write, sync the file, sync the directory, and only then build upon it.
 """
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_right
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,7 +23,6 @@ from omniq.storage.encoding import chain, encode_commit
 from omniq.storage.folder import SegmentFolder, hint_of, position_of
 from omniq.storage.framing import SEGMENT_HEADER_BYTES, SegmentHeader, pack_frame
 from omniq.storage.history import History, SnapshottingFiles
-from omniq.storage.local import Durability, finished
 from omniq.storage.rendezvous import OWN_NAMES, Rendezvous
 from omniq.storage.reserve import RESERVE_BYTES, RESERVE_NAME, Reserve
 from omniq.storage.segments import (
@@ -38,12 +36,14 @@ from omniq.storage.segments import (
     segment_name,
     write_again,
 )
+from omniq.storage.sync_thread import SyncThread
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
     from omniq.core.events import Event
+    from omniq.storage.local import Durability
 
 __all__ = ("FileStorage",)
 
@@ -75,7 +75,7 @@ class FileStorage(SnapshottingFiles):
         self._history = History(self.disk, self.path, self._segments)
         self._end: Position | None = None  # where the next frame goes
         self._cursor: Position | None = None  # where the last `read` stopped
-        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
+        self._sync_thread = SyncThread(self.disk, self._synced_to, self._sync_failed)
 
     @property
     def known(self) -> int:
@@ -175,8 +175,8 @@ class FileStorage(SnapshottingFiles):
     async def close(self) -> None:
         self._closed_because = "it was closed"
         self._close_rendezvous()
-        self._syncer.shutdown()
-        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
+        await self._sync_thread.close()
+        self._sync_thread = SyncThread(self.disk, self._synced_to, self._sync_failed)
         self._end = self._cursor = None
         self._durable = 0
         self._reserve.close()
@@ -237,23 +237,26 @@ class FileStorage(SnapshottingFiles):
         at: int,
         actor: str,
         expected: int | None = None,
-        durable: bool = False,  # noqa: ARG002 - a sync by itself costs no more
+        durable: bool = False,
     ) -> Commit:
         if not self._inside:
             async with self:
-                return await self.append(events, at=at, actor=actor, expected=expected)
+                return await self.append(
+                    events, at=at, actor=actor, expected=expected, durable=durable
+                )
         end = self._position()
         if expected is not None and expected != end.seq:
             raise JournalConflict(expected, end.seq)
         commit = Commit(end.seq + 1, max(at, end.at), actor, list(events))
         payload = encode_commit(commit)
+        syncs = durable and self._durability == "fsync"
         self._reserve.append(
-            lambda: self._append(commit, payload), len(payload), urgent=self._is_urgent
+            lambda: self._append(commit, payload, syncs=syncs), len(payload), urgent=self._is_urgent
         )
         self._rings = True
         return commit
 
-    def _append(self, commit: Commit, payload: bytes) -> None:
+    def _append(self, commit: Commit, payload: bytes, *, syncs: bool) -> None:
         end = self._position()
         if self.torn is not None:
             with system_errors(f"cannot cut off the torn end of {end.segment.path}"):
@@ -261,12 +264,12 @@ class FileStorage(SnapshottingFiles):
         was_read = self._cursor is not None and self._cursor.seq == end.seq
         if end.offset > SEGMENT_HEADER_BYTES and end.offset + len(payload) > self._segment_bytes:
             end = self._rotate()
-        self._write(end, commit, payload)
+        self._write(end, commit, payload, syncs=syncs)
         if was_read:  # what we wrote ourselves need not be read to go on from there
             self._cursor = msgspec.structs.replace(end)
 
-    def _write(self, end: Position, commit: Commit, payload: bytes) -> None:
-        segment = end.segment
+    def _write(self, end: Position, commit: Commit, payload: bytes, *, syncs: bool) -> None:
+        segment, rendezvous = end.segment, self._shared()
         frame = pack_frame(
             segment.seed,
             payload,
@@ -279,12 +282,15 @@ class FileStorage(SnapshottingFiles):
             self.disk.write_all(segment.descriptor, frame, end.offset)
         except OSError as error:
             self._take_back(end, error)
+        if syncs:
+            with suppress(OSError):  # who waits for it tries again, and is told
+                self._sync_thread.begin(segment, commit.last_seq)
         end.digest = chain(end.digest, payload)
         end.frame_offset = end.offset
         end.offset += len(frame)
         end.seq = commit.last_seq
         end.at = commit.at
-        self._shared().publish(hint_of(end))
+        rendezvous.publish(hint_of(end))
 
     def _take_back(self, end: Position, error: OSError) -> None:
         """Remove what a failed write left, so that the journal stays valid; always raises."""
@@ -326,21 +332,24 @@ class FileStorage(SnapshottingFiles):
     # Syncing.
 
     async def _sync(self, seq: int) -> None:
+        while seq > self._durable:
+            if not self._sync_thread.is_busy:
+                await self._begin_sync(seq)
+            await self._sync_thread.join()
+
+    async def _begin_sync(self, seq: int) -> None:
         segment, known = self._furthest()
         if seq > known and self._rendezvous is not None and not self._inside:
             async with self:
                 segment, known = self._furthest()
         if seq > known:
             raise StorageError(f"sequence number {seq} is behind the end, {known}")
-        # The descriptor is duplicated: the segment may be rotated away and closed meanwhile.
         with system_errors(f"cannot sync {segment.path}"):
-            descriptor = self.disk.duplicate(segment.descriptor)
-        run = asyncio.get_running_loop().run_in_executor
-        try:
-            await finished(run(self._syncer, self._sync_now, segment, descriptor))
-        finally:
-            self.disk.close(descriptor)  # in the thread it would wait for the interpreter again
-        self._durable = max(self._durable, known)
+            self._sync_thread.begin(segment, known)
+
+    def _synced_to(self, seq: int) -> None:
+        if not self._closed_because:
+            self._durable = max(self._durable, seq)
 
     def _furthest(self) -> tuple[Segment, int]:
         """Return the last place that this handle knows of."""
@@ -348,12 +357,6 @@ class FileStorage(SnapshottingFiles):
         if cursor is not None and cursor.seq > place.seq:
             place = cursor
         return place.segment, place.seq
-
-    def _sync_now(self, segment: Segment, descriptor: int) -> None:
-        try:
-            self.disk.sync(descriptor)
-        except OSError as error:
-            raise self._sync_failed(segment, error) from error
 
     def _sync_failed(self, segment: Segment, error: OSError) -> StorageError:
         # The kernel reports a failed sync once and marks the pages clean, so trying again would

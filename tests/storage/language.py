@@ -176,6 +176,10 @@ class FaultyDisk(Disk):
         self._check("sync")
         super().sync(descriptor)
 
+    def duplicate(self, descriptor):
+        self._check("duplicate")
+        return super().duplicate(descriptor)
+
     def sync_directory(self, path):
         self._check("sync_directory")
         super().sync_directory(path)

@@ -93,9 +93,10 @@ class Story:
         storage = FileStorage(self.folder, segment_bytes=SEGMENT, reserve_bytes=0, disk=disk)
         try:
             await storage.open()
-            for number in range(18):
+            for number in range(21):
                 names = [f"{number}.{part}" for part in range(1 + number % 2)]
-                commit = await storage.append(tasks(*names), at=number, actor="me")
+                durable = number in (3, 10, 14)  # a sync begins within the append
+                commit = await storage.append(tasks(*names), at=number, actor="me", durable=durable)
                 self.commits.append(commit)
                 if number == 2:
                     await self.sync(storage, commit)
@@ -119,7 +120,7 @@ def release(storage):
     if rendezvous is not None:
         rendezvous.close()
         storage._rendezvous = None
-    storage._syncer.shutdown()
+    storage._sync_thread._thread.shutdown()
 
 
 def choices(disk):

@@ -201,7 +201,7 @@ async def test_failed_sync_is_not_forgotten_if_its_caller_has_gone(path):
     [
         *product(("sync", "sync_directory", "rename", "open", "write"), (errno.EIO, errno.ENOSPC)),
         *product(("read", "list", "size"), (errno.EIO,)),
-        ("open", errno.EMFILE),
+        *product(("open", "duplicate"), (errno.EMFILE,)),
         ("write", errno.EDQUOT),
         ("write", errno.EFBIG),
     ],
@@ -229,7 +229,7 @@ async def _append_whatever_happens(journal, disk):
     for name in NAMES:
         try:
             await storage.open()
-            await append(storage, name)
+            await append(storage, name, durable=name[0] in "bceh")
             acknowledged.append(name)
             assert await names_in(FileStorage(journal, read_only=True)) == acknowledged
             await storage.sync(len(acknowledged))
