@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from omniq.errors import CorruptJournal, StorageError, StorageFull, UnsupportedFormat
 from omniq.host import sync_directory, sync_file
-from omniq.storage.local import finished
+from omniq.storage.threads import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ them is: write, sync the file, sync the directory, and only then build upon it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,7 +36,6 @@ from omniq.storage.segments import (
     segment_name,
     write_again,
 )
-from omniq.storage.sync_thread import SyncThread
 
 if TYPE_CHECKING:
     import os
@@ -75,7 +74,6 @@ class FileStorage(SnapshottingFiles):
         self._history = History(self.disk, self.path, self._segments)
         self._end: Position | None = None  # where the next frame goes
         self._cursor: Position | None = None  # where the last `read` stopped
-        self._sync_thread = SyncThread(self.disk, self._synced_to, self._sync_failed)
 
     @property
     def known(self) -> int:
@@ -176,7 +174,6 @@ class FileStorage(SnapshottingFiles):
         self._closed_because = "it was closed"
         self._close_rendezvous()
         await self._sync_thread.close()
-        self._sync_thread = SyncThread(self.disk, self._synced_to, self._sync_failed)
         self._end = self._cursor = None
         self._durable = 0
         self._reserve.close()
@@ -249,14 +246,12 @@ class FileStorage(SnapshottingFiles):
             raise JournalConflict(expected, end.seq)
         commit = Commit(end.seq + 1, max(at, end.at), actor, list(events))
         payload = encode_commit(commit)
-        syncs = durable and self._durability == "fsync"
-        self._reserve.append(
-            lambda: self._append(commit, payload, syncs=syncs), len(payload), urgent=self._is_urgent
-        )
+        write = partial(self._append, commit, payload, durable=durable)
+        self._reserve.append(write, len(payload), urgent=self._is_urgent)
         self._rings = True
         return commit
 
-    def _append(self, commit: Commit, payload: bytes, *, syncs: bool) -> None:
+    def _append(self, commit: Commit, payload: bytes, *, durable: bool) -> None:
         end = self._position()
         if self.torn is not None:
             with system_errors(f"cannot cut off the torn end of {end.segment.path}"):
@@ -264,11 +259,11 @@ class FileStorage(SnapshottingFiles):
         was_read = self._cursor is not None and self._cursor.seq == end.seq
         if end.offset > SEGMENT_HEADER_BYTES and end.offset + len(payload) > self._segment_bytes:
             end = self._rotate()
-        self._write(end, commit, payload, syncs=syncs)
+        self._write(end, commit, payload, durable=durable)
         if was_read:  # what we wrote ourselves need not be read to go on from there
             self._cursor = msgspec.structs.replace(end)
 
-    def _write(self, end: Position, commit: Commit, payload: bytes, *, syncs: bool) -> None:
+    def _write(self, end: Position, commit: Commit, payload: bytes, *, durable: bool) -> None:
         segment, rendezvous = end.segment, self._shared()
         frame = pack_frame(
             segment.seed,
@@ -282,14 +277,13 @@ class FileStorage(SnapshottingFiles):
             self.disk.write_all(segment.descriptor, frame, end.offset)
         except OSError as error:
             self._take_back(end, error)
-        if syncs:
-            with suppress(OSError):  # who waits for it tries again, and is told
-                self._sync_thread.begin(segment, commit.last_seq)
-        end.digest = chain(end.digest, payload)
         end.frame_offset = end.offset
         end.offset += len(frame)
         end.seq = commit.last_seq
         end.at = commit.at
+        if durable:  # meanwhile, the rest of this is done, and all that follows from it
+            self._sync_ahead()
+        end.digest = chain(end.digest, payload)
         rendezvous.publish(hint_of(end))
 
     def _take_back(self, end: Position, error: OSError) -> None:
@@ -331,25 +325,14 @@ class FileStorage(SnapshottingFiles):
 
     # Syncing.
 
-    async def _sync(self, seq: int) -> None:
-        while seq > self._durable:
-            if not self._sync_thread.is_busy:
-                await self._begin_sync(seq)
-            await self._sync_thread.join()
-
-    async def _begin_sync(self, seq: int) -> None:
+    def _begin_sync(self) -> None:
         segment, known = self._furthest()
-        if seq > known and self._rendezvous is not None and not self._inside:
-            async with self:
-                segment, known = self._furthest()
-        if seq > known:
-            raise StorageError(f"sequence number {seq} is behind the end, {known}")
+        # The descriptor is duplicated: the segment may be rotated away and closed meanwhile. In the
+        # thread, closing it would wait for the interpreter again.
         with system_errors(f"cannot sync {segment.path}"):
-            self._sync_thread.begin(segment, known)
-
-    def _synced_to(self, seq: int) -> None:
-        if not self._closed_because:
-            self._durable = max(self._durable, seq)
+            descriptor = self.disk.duplicate(segment.descriptor)
+        sync = partial(self._sync_now, segment, descriptor)
+        self._sync_thread.begin(known, sync, then=partial(self.disk.close, descriptor))
 
     def _furthest(self) -> tuple[Segment, int]:
         """Return the last place that this handle knows of."""
@@ -357,6 +340,12 @@ class FileStorage(SnapshottingFiles):
         if cursor is not None and cursor.seq > place.seq:
             place = cursor
         return place.segment, place.seq
+
+    def _sync_now(self, segment: Segment, descriptor: int) -> None:
+        try:
+            self.disk.sync(descriptor)
+        except OSError as error:
+            raise self._sync_failed(segment, error) from error
 
     def _sync_failed(self, segment: Segment, error: OSError) -> StorageError:
         # The kernel reports a failed sync once and marks the pages clean, so trying again would

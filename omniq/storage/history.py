@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from omniq.errors import CorruptJournal, StorageError
 from omniq.storage.base import Bookmark, Head, Sealed, Snapshot, other_journal
 from omniq.storage.disk import system_errors
-from omniq.storage.local import LocalStorage, finished
+from omniq.storage.local import LocalStorage
 from omniq.storage.segments import Position, Segment, ends_with_its_frame, segment_name
 from omniq.storage.snapshots import KEPT, BadSnapshot, SnapshotFolder, snapshot_of
+from omniq.storage.threads import finished
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable
@@ -191,9 +192,6 @@ class SnapshottingFiles(LocalStorage):
     def _position(self) -> Position: ...
 
     @abstractmethod
-    async def _sync(self, seq: int) -> None: ...
-
-    @abstractmethod
     def _rotate(self) -> Position: ...
 
     async def beginning(self) -> Head:
@@ -210,8 +208,7 @@ class SnapshottingFiles(LocalStorage):
 
     async def save_snapshot(self, bookmark: Bookmark, parts: AsyncIterable[bytes]) -> None:
         # Also with durability="os": a state must not outlive the events that it is of.
-        if bookmark.seq > self._durable:
-            await self._sync(bookmark.seq)
+        await self._sync(bookmark.seq)
         journal_id = self._position().segment.header.journal_id
         with system_errors(f"cannot write a snapshot of {self.path}"):
             await self._history.snapshots.save(journal_id, bookmark, parts, self._in_thread)

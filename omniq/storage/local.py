@@ -13,13 +13,14 @@ from omniq.errors import ConfigError, StorageClosed, StorageError
 from omniq.host import POLL_SECONDS
 from omniq.storage.base import BaseStorage
 from omniq.storage.disk import storage_error, system_errors
+from omniq.storage.threads import SyncThread
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from omniq.storage.rendezvous import Rendezvous
 
-__all__ = ("Durability", "LocalStorage", "finished")
+__all__ = ("Durability", "LocalStorage")
 
 type Durability = Literal["fsync", "os"]
 
@@ -40,6 +41,7 @@ class LocalStorage(BaseStorage):
         self.read_only = read_only
         self._durability: Durability = durability
         self._durable = 0
+        self._sync_thread = SyncThread(self._synced_to)
         self._closed_because = "it was not opened"  # empty while the handle is open
         self._rendezvous: Rendezvous | None = None
         self._owner: asyncio.Task[Any] | None = None  # the task in the exclusive section
@@ -102,12 +104,35 @@ class LocalStorage(BaseStorage):
             await self._sync(seq)
 
     async def sync_lazily(self) -> None:
-        if self.known > self._durable:
-            await self._sync(self.known)
+        await self._sync(self.known)
 
-    @abstractmethod
     async def _sync(self, seq: int) -> None:
         """Sync up to `seq` at least."""
+        has_looked = self.read_only or self._inside
+        while seq > self._durable:
+            if self._sync_thread.is_busy:
+                await self._sync_thread.join()
+            elif seq <= self.known:
+                self._begin_sync()
+            elif has_looked:
+                raise StorageError(f"sequence number {seq} is behind the end, {self.known}")
+            else:
+                async with self:
+                    has_looked = True
+
+    def _sync_ahead(self) -> None:
+        """Have the disk begin to work for who will wait for what was just written."""
+        if self._durability == "fsync" and not self._sync_thread.is_busy:
+            with suppress(StorageError):  # who waits tries again, and is told
+                self._begin_sync()
+
+    @abstractmethod
+    def _begin_sync(self) -> None:
+        """Begin to sync everything that this handle knows of, in the thread."""
+
+    def _synced_to(self, seq: int) -> None:
+        if not self._closed_because:
+            self._durable = max(self._durable, seq)
 
     async def wait(self, seq: int) -> None:
         if self.read_only:
@@ -154,15 +179,3 @@ class LocalStorage(BaseStorage):
         if self._rendezvous is not None:
             self._rendezvous.close()
             self._rendezvous = None
-
-
-async def finished[T](work: asyncio.Future[T]) -> T:
-    """Wait for what a thread does, and do not leave before it has ended, cancelled or not."""
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        while not work.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
-        work.exception()  # whoever asked has gone
-        raise

@@ -16,7 +16,6 @@ import asyncio
 import logging
 import os
 import sqlite3
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ from omniq.storage.database import (
     no_database,
 )
 from omniq.storage.disk import Disk, missing_folder, system_errors
-from omniq.storage.local import Durability, LocalStorage, finished
+from omniq.storage.local import Durability, LocalStorage
 from omniq.storage.rendezvous import HeadHint, Rendezvous, check_privacy
 from omniq.storage.reserve import RESERVE_BYTES, Reserve
 from omniq.storage.rows import Table, Verified, identify, prepare
@@ -78,7 +77,6 @@ class SQLiteStorage(LocalStorage):
     ) -> None:
         super().__init__(path, durability=durability, read_only=read_only)
         self._database: Database | None = None
-        self._syncer: ThreadPoolExecutor | None = None
         self._reserve: Reserve | None = None
         self._reserve_bytes = reserve_bytes
         self._table = Table(self.path)
@@ -116,7 +114,6 @@ class SQLiteStorage(LocalStorage):
             with system_errors(f"cannot open the journal {self.path}"):
                 self._prepare_files()
                 self._database = database = Database(self._errors)
-                self._syncer = ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
                 journal_id = await self._connect_patiently(database)
                 if self.read_only:
                     self._head = await database.run(self._table.verified_end)
@@ -202,9 +199,7 @@ class SQLiteStorage(LocalStorage):
         if self._database is not None:
             database, self._database = self._database, None
             await database.close()
-        if self._syncer is not None:
-            self._syncer.shutdown()
-            self._syncer = None
+        await self._sync_thread.close()
         self._log.close()
 
     # Appending.
@@ -234,7 +229,10 @@ class SQLiteStorage(LocalStorage):
             self._insert, events, at=at, actor=actor, expected=expected, durable=is_synced
         )
         if is_small:
-            return await self._run(insert, at_once=True)
+            commit = await self._run(insert, at_once=True)
+            if durable:
+                self._sync_ahead()
+            return commit
 
         def insert_and_checkpoint(connection: sqlite3.Connection) -> Commit:
             commit = insert(connection)
@@ -282,17 +280,10 @@ class SQLiteStorage(LocalStorage):
 
     # Syncing.
 
-    async def _sync(self, seq: int) -> None:
+    def _begin_sync(self) -> None:
         """Sync the log, which has all commits that are not in the database, synced, by now."""
-        known = self.known
-        if seq > known and not self._inside:
-            async with self:
-                known = self.known
-        if seq > known:
-            raise StorageError(f"sequence number {seq} is behind the end, {known}")
         self._check()
-        await finished(asyncio.get_running_loop().run_in_executor(self._syncer, self._sync_now))
-        self._durable = max(self._durable, known)
+        self._sync_thread.begin(self.known, self._sync_now)
 
     def _sync_now(self) -> None:
         try:
