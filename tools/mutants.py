@@ -142,7 +142,7 @@ MUTANTS = (
     Mutant(
         "a snapshot before its events are synced",
         "omniq/storage/history.py",
-        "        if bookmark.seq > self._durable:\n            await self._sync(bookmark.seq)\n",
+        "        await self._sync(bookmark.seq)\n",
         "",
         (CRASHES, SIMULATION),
     ),

@@ -10,13 +10,12 @@ import asyncio
 import logging
 import os
 import sqlite3
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from omniq.errors import CorruptJournal, StorageError, StorageFull, UnsupportedFormat
 from omniq.host import sync_directory, sync_file
-from omniq.storage.threads import finished
+from omniq.storage.threads import LoopThread, finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +71,7 @@ class Database:
     def __init__(self, errors: Callable[[], AbstractContextManager[None]]) -> None:
         self.connection: sqlite3.Connection | None = None
         self._errors = errors  # around each operation
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="omniq-sqlite")
+        self._thread = LoopThread("omniq-sqlite")
         self._running = 0  # operations that are with the thread
 
     async def run[T](

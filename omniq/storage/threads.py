@@ -3,14 +3,92 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import finalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("SyncThread", "finished")
+__all__ = ("LoopThread", "SyncThread", "finished")
+
+
+class LoopThread(Executor):
+    """One thread, whose answers are futures of the event loop that asks.
+
+    Those of `ThreadPoolExecutor` have to be chained to one of the loop, which takes a turn of the
+    loop and most of a hop's Python. It starts with its first work, also after a shutdown, and ends
+    with its owner or the process; what it is doing then may not be finished.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._work = SimpleQueue[_Work | None]()
+        self._thread: Thread | None = None
+        finalize(self, self._work.put, None)
+
+    # Of what `run_in_executor` is given, a future of the loop is passed on as it is.
+    def submit[**P, T](  # type: ignore[override]
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        if self._thread is None:
+            self._thread = Thread(
+                target=_work_off, args=(self._work,), name=self._name, daemon=True
+            )
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._work.put(_Work(partial(fn, *args, **kwargs), loop, future))
+        return future
+
+    def shutdown(
+        self,
+        wait: bool = True,  # noqa: FBT001, FBT002 - as its base has it
+        *,
+        cancel_futures: bool = False,  # noqa: ARG002
+    ) -> None:
+        """Let the thread end behind what it has to do; nothing is called off."""
+        if self._thread is not None:
+            thread, self._thread = self._thread, None
+            self._work.put(None)
+            if wait:
+                thread.join()
+
+
+class _Work(NamedTuple):
+    """What a thread has to do, and for whom."""
+
+    function: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+
+    def do(self) -> None:
+        result, error = None, None
+        try:
+            result = self.function()
+        except BaseException as raised:  # noqa: BLE001 - it is told to who waits
+            error = raised
+        with suppress(RuntimeError):  # the loop was closed, and nobody waits any longer
+            self.loop.call_soon_threadsafe(self._answer, result, error)
+
+    def _answer(self, result: Any, error: BaseException | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(error)
+
+
+def _work_off(queue: SimpleQueue[_Work | None]) -> None:
+    """Do what is in the queue, until there is None."""
+    while (work := queue.get()) is not None:
+        work.do()
+        del work  # it may be large, and the next may come late
 
 
 class _Sync(NamedTuple):
@@ -29,7 +107,7 @@ class SyncThread:
 
     def __init__(self, on_synced: Callable[[int], None]) -> None:
         self._on_synced = on_synced
-        self._thread = _new_thread()
+        self._thread = LoopThread("omniq-sync")
         self._last: _Sync | None = None
 
     async def close(self) -> None:
@@ -38,7 +116,6 @@ class SyncThread:
             await asyncio.wait([self._last.work])
             self._last = None
         self._thread.shutdown()
-        self._thread = _new_thread()  # a handle may be opened again
 
     @property
     def is_busy(self) -> bool:
@@ -75,10 +152,6 @@ class SyncThread:
     def _forget(self, sync: _Sync) -> None:
         if self._last is sync:
             self._last = None
-
-
-def _new_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="omniq-sync")
 
 
 async def finished[T](work: asyncio.Future[T]) -> T:
