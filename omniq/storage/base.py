@@ -111,8 +111,8 @@ class BaseStorage(ABC):
     ) -> Commit:
         """Append events, at least one, as one commit: written when this returns, durable by `sync`.
 
-        `durable` says that a `sync` of it is to follow: a backend that syncs more cheaply with the
-        commit than after it does so.
+        `durable` says that a `sync` of it is to follow: a backend may begin with that, or sync
+        with the commit if that is cheaper.
 
         The commit's time is `at`, or the previous commit's if that is later. Raises
         `JournalConflict` if `expected` is given and the journal does not end there, `StorageFull`
