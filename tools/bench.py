@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools import bench_processes as processes
 from tools import bench_queue as queue
 from tools import bench_reading as reading
-from tools.bench_floors import FULL, QUICK, UVLOOP, Sizes, floor_f1, floor_f2, floor_s1
+from tools.bench_floors import FULL, QUICK, UVLOOP, Sizes, bare_loop, floor_f1, floor_f2, floor_s1
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,6 +107,7 @@ MEASURES: dict[str, Measure] = {
     "drain memory": lambda f, s: queue.drain(f, s, "memory"),
     "fold": reading.fold,
     "import": queue.import_time,
+    "bare loop": bare_loop,
     **measures_of("file"),
     **measures_of("sqlite"),
 }
@@ -160,6 +161,7 @@ ROWS = [
     Row("drain no-op tasks, one process, memory", "/s", "drain memory"),
     Row("fold, decoding included", "/s", "fold", limit=600_000),
     Row("import omniq", "ms", "import", limit=120, less_is_better=True),
+    Row("no OmniQ: additions in a loop of Python", "/s", "bare loop"),
 ]
 
 

@@ -184,6 +184,15 @@ def floor_s1(folder: Path, batch: int, count: int) -> float:
     return count / took
 
 
+def bare_loop(_folder: Path, _sizes: Sizes) -> float:
+    """Return additions a second in plain Python, by which machines can be compared."""
+    count, total = 1_000_000, 0
+    began = time.perf_counter()
+    for number in range(count):
+        total += number
+    return count / (time.perf_counter() - began)
+
+
 def spin(seconds: float) -> None:
     """Keep a core busy with Python for so long, of this thread's own time."""
     until = time.thread_time() + seconds
