@@ -193,6 +193,14 @@ MUTANTS = (
         (SIMULATION, ("pytest", "tests/storage/test_faults.py")),
     ),
     Mutant(
+        "a sync counts for what was written after it began",
+        "omniq/storage/local.py",
+        "                await self._sync_thread.join()\n",
+        "                await self._sync_thread.join()\n"
+        "                self._durable = max(self._durable, seq)\n",
+        (SIMULATION, ("pytest", "tests/storage/test_syncs.py")),
+    ),
+    Mutant(
         "a failed sync is forgotten",
         "omniq/storage/file.py",
         "            self._rendezvous.suspect()\n",
