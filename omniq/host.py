@@ -39,7 +39,11 @@ __all__ = (
 )
 
 POLL_SECONDS = 0.05
-FOLDER_SETTLED_NS = 3_000_000_000  # the coarsest times, those of FAT, are of 2 s
+# How old the time of a folder's last change must be for another change to have another time, where
+# times are whole seconds (the coarsest, those of FAT, even ones); and where they are those of the
+# kernel's last tick, of 10 ms at most.
+FOLDER_SETTLED_NS = 3_000_000_000
+FINE_FOLDER_SETTLED_NS = 50_000_000
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 EVERYBODY = "everybody"
@@ -368,8 +372,9 @@ class Bell:
         changed = os.stat(self._folder.path).st_mtime_ns  # noqa: PTH116 - half the time of Path's
         if changed != self._names_of:
             self._names = os.listdir(self._folder.path)  # noqa: PTH208 - names are wanted
-            is_settled = changed < time.time_ns() - FOLDER_SETTLED_NS
-            self._names_of = changed if is_settled else -1
+            is_fine = changed % 1_000_000_000
+            age = FINE_FOLDER_SETTLED_NS if is_fine else FOLDER_SETTLED_NS
+            self._names_of = changed if changed < time.time_ns() - age else -1
 
     def close(self) -> None:
         if self._socket is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from omniq.host import WakeListener, network_file_system
+from omniq.host import Bell, WakeListener, network_file_system
 
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0
@@ -45,3 +45,42 @@ async def test_no_room_for_a_wake_socket_means_to_look_now_and_then(tmp_path, mo
     await listener.wait()
     listener.close()
     assert list(tmp_path.iterdir()) == []
+
+
+SECOND = 1_000_000_000
+NOW = 1_800_000_000 * SECOND + 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "looks"),
+    [
+        (NOW - 20_000_000, 2),  # of the kernel's last ticks
+        (NOW - 100_000_000, 1),
+        (NOW - 1 - 2 * SECOND, 2),  # a whole second: perhaps of a coarse file system
+        (NOW - 1 - 4 * SECOND, 1),
+        (NOW + SECOND, 2),  # the clock was set back
+    ],
+)
+def test_bell_looks_who_is_there_while_the_folder_s_time_may_stay_the_same(
+    tmp_path, monkeypatch, changed, looks
+):
+    listdir, looked = os.listdir, []
+    monkeypatch.setattr("omniq.host.time.time_ns", lambda: NOW)
+    monkeypatch.setattr("omniq.host.os.listdir", lambda path: looked.append(path) or listdir(path))
+    os.utime(tmp_path, ns=(changed, changed))
+    bell = Bell(tmp_path)
+    bell.ring()
+    bell.ring()
+    bell.close()
+    assert len(looked) == looks
+
+
+async def test_who_comes_when_the_bell_has_looked_is_heard_of(tmp_path):
+    bell = Bell(tmp_path)
+    os.utime(tmp_path, ns=(NOW - SECOND, NOW - SECOND))
+    bell.ring()
+    listener = WakeListener(tmp_path, "a")
+    bell.ring()
+    await listener.wait()
+    listener.close()
+    bell.close()
