@@ -23,18 +23,19 @@ class SlowDisk(Disk):
         self.may_end = threading.Semaphore(0)
         self.written = 0
         self.syncs = []  # what was written when they began
-        self.duplicates = 0
+        self.duplicates = set()  # descriptors that are open
 
     def write_all(self, descriptor, data, offset):
         super().write_all(descriptor, data, offset)
         self.written += 1
 
     def duplicate(self, descriptor):
-        self.duplicates += 1
-        return super().duplicate(descriptor)
+        duplicate = super().duplicate(descriptor)
+        self.duplicates.add(duplicate)
+        return duplicate
 
     def close(self, descriptor):
-        self.duplicates -= threading.current_thread() is threading.main_thread()
+        self.duplicates.discard(descriptor)
         super().close(descriptor)
 
     async def at_work(self):
@@ -97,14 +98,14 @@ async def test_closing_waits_for_the_disk_and_leaves_nothing_open(path):
     storage = FileStorage(path, disk=disk)
     await storage.open()
     await append(storage, "a", durable=True)
-    before = disk.duplicates
+    assert len(disk.duplicates) == 1
     closing = asyncio.create_task(storage.close())
     await disk.at_work()
     await settle()
     assert not closing.done()
     disk.may_end.release()
     await closing
-    assert disk.duplicates < before
+    assert disk.duplicates == set()
     assert await names_in(FileStorage(path)) == ["a"]
 
 
