@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import abstractmethod
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -119,12 +119,6 @@ class LocalStorage(BaseStorage):
             else:
                 async with self:
                     has_looked = True
-
-    def _sync_ahead(self) -> None:
-        """Have the disk begin to work for who will wait for what was just written."""
-        if self._durability == "fsync" and not self._sync_thread.is_busy:
-            with suppress(StorageError):  # who waits tries again, and is told
-                self._begin_sync()
 
     @abstractmethod
     def _begin_sync(self) -> None:

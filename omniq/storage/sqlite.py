@@ -229,10 +229,7 @@ class SQLiteStorage(LocalStorage):
             self._insert, events, at=at, actor=actor, expected=expected, durable=is_synced
         )
         if is_small:
-            commit = await self._run(insert, at_once=True)
-            if durable:
-                self._sync_ahead()
-            return commit
+            return await self._run(insert, at_once=True)
 
         def insert_and_checkpoint(connection: sqlite3.Connection) -> Commit:
             commit = insert(connection)

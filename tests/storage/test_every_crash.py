@@ -214,6 +214,7 @@ def check(story, kept, beginning, more):
 
 def test_every_disk_that_a_crash_may_leave_is_a_right_prefix(folder, monkeypatch):
     monkeypatch.setattr(snapshots, "WRITE_BYTES", 1)  # a snapshot of several writes
+    monkeypatch.setattr("omniq.storage.file.SYNC_AHEAD_BYTES", 0)
     counter = At()
     disk = new_disk(folder)
     disk.before = counter

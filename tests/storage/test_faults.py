@@ -206,8 +206,11 @@ async def test_failed_sync_is_not_forgotten_if_its_caller_has_gone(path):
         ("write", errno.EFBIG),
     ],
 )
-async def test_any_single_failure_loses_nothing_that_was_acknowledged(path, disk, operation, error):
+async def test_any_single_failure_loses_nothing_that_was_acknowledged(
+    path, disk, monkeypatch, operation, error
+):
     """Fail the first such call, then the second, … until there are no more of them."""
+    monkeypatch.setattr("omniq.storage.file.SYNC_AHEAD_BYTES", 0)
     attempts = 0
     while True:
         journal = path.with_name(f"journal{attempts}")

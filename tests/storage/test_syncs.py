@@ -1,4 +1,4 @@
-"""The disk begins to work for a durable append at once, and nothing is durable before it ends."""
+"""The disk begins to work for a large append at once, and nothing is durable before it ends."""
 
 import asyncio
 import errno
@@ -47,6 +47,11 @@ class SlowDisk(Disk):
             self.begun.release()
             assert self.may_end.acquire(timeout=10)
         super().sync(descriptor)
+
+
+@pytest.fixture(autouse=True)
+def every_commit_is_large(monkeypatch):
+    monkeypatch.setattr("omniq.storage.file.SYNC_AHEAD_BYTES", 0)
 
 
 @pytest.fixture
@@ -107,6 +112,17 @@ async def test_closing_waits_for_the_disk_and_leaves_nothing_open(path):
     await closing
     assert disk.duplicates == set()
     assert await names_in(FileStorage(path)) == ["a"]
+
+
+async def test_of_a_small_commit_others_hear_before_the_disk_begins(path, monkeypatch):
+    monkeypatch.setattr("omniq.storage.file.SYNC_AHEAD_BYTES", 8192)
+    disk = SlowDisk()
+    async with opened(FileStorage(path, disk=disk)) as storage:
+        await append(storage, "a" * 100, durable=True)
+        assert not storage._sync_thread.is_busy
+        await append(storage, "b" * 9000, durable=True)
+        await disk.at_work()
+        disk.may_end.release()
 
 
 @pytest.mark.parametrize("durable", [True, False])
