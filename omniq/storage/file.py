@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ("FileStorage",)
 
-# A larger commit takes so long to be hashed that the disk begins before that. Of a smaller one others
-# hear first, as the thread that syncs needs the interpreter to begin, for about 0.1 ms.
+# A larger commit takes so long to be hashed that the disk begins before that. Of a smaller one
+# others hear first, as the thread that syncs needs the interpreter to begin, for about 0.1 ms.
 SYNC_AHEAD_BYTES = 8192
 
 
