@@ -75,10 +75,12 @@ def test_bell_looks_who_is_there_while_the_folder_s_time_may_stay_the_same(
     assert len(looked) == looks
 
 
-async def test_who_comes_when_the_bell_has_looked_is_heard_of(tmp_path):
+async def test_who_comes_when_the_bell_trusts_the_folder_s_time_is_heard_of(tmp_path, monkeypatch):
+    monkeypatch.setattr("omniq.host.time.time_ns", lambda: NOW)
     bell = Bell(tmp_path)
-    os.utime(tmp_path, ns=(NOW - SECOND, NOW - SECOND))
+    os.utime(tmp_path, ns=(NOW - SECOND // 2, NOW - SECOND // 2))
     bell.ring()
+    assert bell._names_of == NOW - SECOND // 2
     listener = WakeListener(tmp_path, "a")
     bell.ring()
     await listener.wait()

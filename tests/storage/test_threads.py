@@ -51,6 +51,8 @@ async def test_thread_ends_behind_its_work_and_begins_anew(thread):
 
 async def test_who_has_gone_is_not_answered(thread):
     began, may_end = threading.Event(), threading.Event()
+    trouble: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: trouble.append(context))
 
     def wait():
         began.set()
@@ -61,6 +63,7 @@ async def test_who_has_gone_is_not_answered(thread):
     work.cancel()
     may_end.set()
     assert await run(thread, int) == 0
+    assert trouble == []
 
 
 async def test_cancelled_caller_leaves_when_the_thread_is_done(thread):
