@@ -107,9 +107,23 @@ MUTANTS = (
     Mutant(
         "a torn end is not cut off",
         "omniq/storage/segments.py",
-        "    segment.disk.truncate(segment.descriptor, tear.offset)\n",
+        "    segment.cut(tear.offset)\n",
         "",
         (CRASHES, DAMAGE),
+    ),
+    Mutant(
+        "what lies behind a blank header is not looked at",
+        "omniq/storage/segments.py",
+        "segment.written_until(position.offset) > position.offset:",
+        "False:",
+        (CRASHES, DAMAGE),
+    ),
+    Mutant(
+        "room that was half made is kept",
+        "omniq/storage/segments.py",
+        "        segment.cut(end.offset)\n        if not is_no_room",
+        "        if not is_no_room",
+        (("pytest", "tests/storage/test_room.py"),),
     ),
     Mutant(
         "a snapshot says the event before",

@@ -34,6 +34,7 @@ from omniq.storage.segments import (
     cut_off,
     ends_with_its_frame,
     find_end,
+    make_room,
     segment_name,
     write_again,
 )
@@ -141,7 +142,7 @@ class FileStorage(SnapshottingFiles):
         is_suspect = rendezvous.is_suspect()
         if hint is not None and hint.segment == last.first_seq and not is_suspect:
             end = position_of(last, hint)
-            if last.size() == hint.offset and ends_with_its_frame(end):
+            if last.ends_at(hint.offset) and ends_with_its_frame(end):
                 self._durable = end.durable
                 return end
         # Whoever created the journal or its last segment may have died before that was durable.
@@ -193,7 +194,7 @@ class FileStorage(SnapshottingFiles):
         if hint is not None and (hint.seq, hint.segment) > (end.seq, end.segment.first_seq):
             self._move_end(position_of(self._segments.open(hint.segment, end, self._cursor), hint))
             end = self._position()
-        if hint is None or is_suspect or end.segment.size() != end.offset:
+        if hint is None or is_suspect or not end.segment.ends_at(end.offset):
             # A process wrote, or began a segment, and died or failed before it could say so.
             self.torn = self._follow()
             end = self._position()
@@ -279,6 +280,8 @@ class FileStorage(SnapshottingFiles):
             previous=end.digest,
         )
         try:
+            if self._durability == "fsync" and not self._is_urgent:
+                make_room(end, len(frame), self._segment_bytes)
             self.disk.write_all(segment.descriptor, frame, end.offset)
         except OSError as error:
             self._take_back(end, error)
@@ -294,7 +297,7 @@ class FileStorage(SnapshottingFiles):
     def _take_back(self, end: Position, error: OSError) -> None:
         """Remove what a failed write left, so that the journal stays valid; always raises."""
         try:
-            self.disk.truncate(end.segment.descriptor, end.offset)
+            end.segment.cut(end.offset)
         except OSError as second:
             self._fail(f"a failed write could not be taken back: {second}")
             raise StorageError(f"cannot append to {end.segment.path}: {error}, {second}") from error

@@ -2,9 +2,10 @@
 
 The specification, with the reasons and a worked example, is docs/reference/journal-format.md.
 
-    segment  = segment header, frame*
+    segment  = segment header, frame*, room
     frame    = frame header (68 bytes), payload
     payload  = one encoded commit (see `encoding`)
+    room     = zero bytes, any number of them
 
 Both headers end in a CRC-32 of their own bytes, so a damaged length is told from a torn end. All
 checksums start from the journal's id: a frame of another journal, and bytes that are zero, do not
@@ -33,6 +34,7 @@ __all__ = (
     "FrameHeader",
     "NotASegment",
     "SegmentHeader",
+    "is_blank",
     "pack_frame",
     "pack_segment_header",
     "seed_of",
@@ -106,6 +108,11 @@ def seed_of(journal_id: bytes) -> int:
     return crc32(journal_id)
 
 
+def is_blank(data: bytes | memoryview) -> bool:
+    """Whether these are zero bytes, of which no frame consists."""
+    return not bytes(data).strip(b"\0")
+
+
 def pack_segment_header(header: SegmentHeader) -> bytes:
     prefix = _SEGMENT_PREFIX.pack(SEGMENT_MAGIC, FORMAT_VERSION, SEGMENT_HEADER_BYTES)
     body = prefix + _SEGMENT_BODY.pack(*header)
@@ -118,7 +125,7 @@ def unpack_segment_header(data: bytes) -> SegmentHeader:
     Raises `NotASegment` if the file was never one of ours or is of a newer version, `BadBytes` if
     it was one of ours and is damaged.
     """
-    if not data.strip(b"\0"):
+    if is_blank(data):
         raise BadBytes("a segment header", f"{len(data)} zero bytes")
     if not data.startswith(SEGMENT_MAGIC[: len(data)]):
         raise NotASegment("it does not begin like a segment of an OmniQ journal")

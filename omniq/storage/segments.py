@@ -3,6 +3,8 @@
 A `Position` walks through the journal from frame to frame, checking every frame's checksums, its
 sequence number and its place in the hash chain. `find_end` walks to the end of the last segment
 and tells a torn end, which may be cut, from damage, which may not (`Tear` or `CorruptJournal`).
+
+Zero bytes at the end of a segment are room for later frames, see `make_room`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from omniq.errors import CorruptJournal, UnsupportedFormat
+from omniq.storage.disk import is_no_room
 from omniq.storage.encoding import MAX_COMMIT_BYTES, chain, decode_commit, misplaced
 from omniq.storage.framing import (
     FRAME_HEADER_BYTES,
@@ -24,6 +27,7 @@ from omniq.storage.framing import (
     FrameHeader,
     NotASegment,
     SegmentHeader,
+    is_blank,
     seed_of,
     unpack_frame_header,
     unpack_segment_header,
@@ -44,6 +48,7 @@ __all__ = (
     "cut_off",
     "ends_with_its_frame",
     "find_end",
+    "make_room",
     "segment_name",
     "segments_in",
     "write_again",
@@ -53,6 +58,7 @@ SEGMENT_BYTES = 64 * 1024 * 1024  # etcd's WAL segments have this size
 SUFFIX = ".seg"
 DIGITS = 20
 _READ_BYTES = 1 << 20
+_FIRST_READ_BYTES = 2048  # who follows a journal finds a small commit, and room behind it
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +87,8 @@ class Segment:
         self.folder = folder
         self.path = folder / segment_name(first_seq)
         self.first_seq = first_seq
+        self.room_until = 0  # up to where there is room for frames, as far as this handle knows
+        self._seen_at = -1  # when a name in the folder had last changed and the file had its own
         self.descriptor = disk.open(self.path, os.O_RDWR if writable else os.O_RDONLY)
         try:
             self.header = self._read_header(first_seq)
@@ -107,6 +115,32 @@ class Segment:
 
     def read(self, length: int, offset: int) -> bytes:
         return self.disk.read(self.descriptor, length, offset)
+
+    def ends_at(self, offset: int) -> bool:
+        """Whether a frame ends here and nothing follows it, as far as the next one's header goes.
+
+        Raises `FileNotFoundError` if the file was removed while it was open.
+        """
+        changed_at = self.disk.changed_at(self.folder)
+        if changed_at != self._seen_at:
+            self.size()
+            self._seen_at = changed_at
+        data = self.disk.read(self.descriptor, 1 + FRAME_HEADER_BYTES, offset - 1)
+        return len(data) == 1 or (len(data) > 1 and is_blank(data[1:]))
+
+    def cut(self, offset: int) -> None:
+        """Remove everything from here on."""
+        self.room_until = 0
+        self.disk.truncate(self.descriptor, offset)
+
+    def written_until(self, offset: int) -> int:
+        """Return where the last byte ends that is not zero, at `offset` or behind it."""
+        until = offset
+        while data := self.read(_READ_BYTES, offset):
+            if written := len(data.rstrip(b"\0")):
+                until = offset + written
+            offset += len(data)
+        return until
 
     def corrupt(
         self, offset: int, sequence: int, expected: str, found: str, *, last: int | None = None
@@ -152,11 +186,11 @@ class Position(msgspec.Struct):
         """Return about `limit` events' commits from here on, and what stopped the reading.
 
         Moves behind what was returned. Commits up to `skip_until` are verified, not returned.
-        None means that the limit or the end of the file was reached cleanly.
+        None means that the limit or the end of the file was reached cleanly, or room.
         """
         commits: list[Commit] = []
         count = 0
-        buffer = memoryview(b"")
+        buffer, size, is_all = memoryview(b""), _FIRST_READ_BYTES, False
         start = self.offset
         while count < limit:
             view = buffer[self.offset - start :]
@@ -164,12 +198,13 @@ class Position(msgspec.Struct):
                 header, payload = self._next_frame(view)
             except BadBytes as error:
                 wanted = self._wanted(view)
-                available = self.segment.size() - self.offset
-                if len(view) >= min(wanted, available):
-                    return commits, error if available else None
-                start = self.offset
-                size = min(max(wanted, _READ_BYTES), available)  # nothing larger than the file
+                if is_all or len(view) >= wanted:
+                    return commits, None if is_blank(view[:FRAME_HEADER_BYTES]) else error
+                if wanted > _READ_BYTES:  # nothing larger than the file
+                    wanted = min(wanted, self.segment.size() - self.offset)
+                start, size = self.offset, max(size, wanted)
                 buffer = memoryview(self.segment.read(size, start))
+                is_all, size = len(buffer) < size, min(8 * size, _READ_BYTES)
                 continue
             commit = self._decode(header, payload)
             self._advance(commit, payload)
@@ -258,7 +293,7 @@ def find_end(position: Position) -> Tear | None:
     """
     while (problem := _walk(position)) is not None:
         segment, offset = position.segment, position.offset
-        length = segment.size() - offset
+        length = segment.written_until(offset) - offset
         if position.seq >= max(position.durable, _highest_watermark(segment, offset)):
             return Tear(offset, length, problem.expected, problem.found)
         # Somebody may have been writing just here when this was read: look again.
@@ -277,6 +312,12 @@ def _walk(position: Position) -> BadBytes | None:
         )
     while True:
         commits, problem = position.read(limit=4096)
+        if commits:
+            continue
+        if problem is None and segment.written_until(position.offset) > position.offset:
+            # Unless it was written since, what lies in the room came to the disk without the start.
+            commits, problem = position.read(limit=4096)
+            problem = problem or BadBytes("a frame header", f"{FRAME_HEADER_BYTES} zero bytes")
         if not commits:
             return problem
 
@@ -313,7 +354,7 @@ def cut_off(end: Position, tear: Tear) -> None:
     aside = segment.path.with_suffix(f".{tear.offset}.torn")
     begins = range(tear.offset, tear.offset + tear.length, _READ_BYTES)
     segment.disk.create(aside, (segment.read(_READ_BYTES, begin) for begin in begins))
-    segment.disk.truncate(segment.descriptor, tear.offset)
+    segment.cut(tear.offset)
     segment.disk.sync(segment.descriptor)
     _log.warning(
         "the end of %s was torn: %d bytes behind sequence number %d were moved to %s",
@@ -323,6 +364,31 @@ def cut_off(end: Position, tear: Tear) -> None:
         aside.name,
         extra={"action": "torn_end_cut", "bytes": tear.length, "seq": end.seq},
     )
+
+
+def make_room(end: Position, length: int, limit: int) -> None:
+    """Write zeros where a frame of `length` bytes goes and where later ones go, up to `limit`.
+
+    A sync of a file that does not grow has only its bytes to write (PostgreSQL's `wal_init_zero`,
+    etcd's preallocated WAL). If the disk has no room, nothing is done.
+    """
+    segment, disk, needed = end.segment, end.segment.disk, end.offset + length
+    if needed <= segment.room_until:
+        return
+    ahead = min(disk.room_ahead(needed, length), limit - needed)
+    if ahead <= 0:
+        return
+    segment.room_until = segment.size()  # another process may have made some
+    if needed <= segment.room_until:
+        return
+    try:
+        disk.write_all(segment.descriptor, bytes(length + ahead), end.offset)
+    except OSError as error:
+        segment.cut(end.offset)
+        if not is_no_room(error):
+            raise
+    else:
+        segment.room_until = needed + ahead
 
 
 def write_again(end: Position) -> None:

@@ -20,6 +20,7 @@ from omniq.storage.framing import (
     SEGMENT_HEADER_BYTES,
     BadBytes,
     FrameHeader,
+    is_blank,
     unpack_frame_header,
     verify_payload,
 )
@@ -50,11 +51,14 @@ class Frames:
         self._buffer = memoryview(b"")
 
     def next(self) -> tuple[FrameHeader, memoryview] | None:
-        """Return the next frame, None at the file's end; raises `BadBytes` and stays there."""
+        """Return the next frame, None if there is no other; raises `BadBytes` and stays there."""
         view = self._view(FRAME_HEADER_BYTES)
-        if not view:
-            return None
-        header = unpack_frame_header(self.seed, view)
+        try:
+            header = unpack_frame_header(self.seed, view)
+        except BadBytes:
+            if is_blank(view[:FRAME_HEADER_BYTES]) and not self.rest():
+                return None
+            raise
         if header.length > MAX_COMMIT_BYTES:
             raise BadBytes(f"a payload of at most {MAX_COMMIT_BYTES} bytes", str(header.length))
         size = FRAME_HEADER_BYTES + header.length
@@ -74,7 +78,7 @@ class Frames:
         for offset, header in self._headers_from(begin):
             self.offset = offset
             return header
-        self.offset = max(self.offset, self._segment.size())
+        self.offset = max(self.offset, self._end())
         return None
 
     def named_tasks(self) -> list[str]:
@@ -86,6 +90,19 @@ class Frames:
             named = (getattr(event, "task_id", "") for event in events)
             return list(dict.fromkeys(filter(None, named)))
         return []
+
+    def rest(self) -> int:
+        """Return how many bytes there are from here on, but for the room at the end."""
+        return self._end() - self.offset
+
+    def _end(self) -> int:
+        """Return where the last byte ends that is not zero; what cannot be read may be none."""
+        end = offset = self.offset
+        while data := self._read(_READ_BYTES, offset):
+            offset += len(data)
+            if written := len(data) if self.failure else len(data.rstrip(b"\0")):
+                end = offset - len(data) + written
+        return end
 
     def highest_watermark(self) -> int:
         """Return the highest durable watermark from here on."""

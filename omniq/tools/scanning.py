@@ -350,7 +350,7 @@ class FileScan:
                 elif not is_last or self.seq < self._durable or frames.failure is not None:
                     yield self._skip(frames, error)
                 elif self._following() is None:
-                    rest = segment.size() - frames.offset
+                    rest = frames.rest()
                     self.torn = Torn(self._name, frames.offset, rest) if rest > 0 else None
                     return
                 else:

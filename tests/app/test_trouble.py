@@ -207,6 +207,10 @@ async def test_a_journal_that_is_deleted_under_the_queue_acknowledges_nothing(
         shutil.rmtree(tmp_path / "j")
         with pytest.raises(StorageError, match="removed while it was open"):
             await app.enqueue(jobs.add, 2)
+        async with AsyncOmniQ(tmp_path / "j") as another:  # in its place
+            await another.enqueue(jobs.add, 3)
+            with pytest.raises(StorageError, match="removed while it was open"):
+                await app.enqueue(jobs.add, 4)
 
 
 @pytest.mark.parametrize("name", ["journal", "jobs.db"])

@@ -120,7 +120,9 @@ async def test_torn_end_of_any_size_is_looked_through_and_kept_piece_by_piece(
         await append(storage, "a")
     (segment,) = segments(path)
     size = segment.stat().st_size
-    os.truncate(segment, size + 200 * MIB)
+    os.truncate(segment, size + 200 * MIB - 1)
+    with segment.open("ab") as file:
+        file.write(b"?")
     reboot(path)
     with allocating_at_most(8 * MIB):
         assert await names_in(FileStorage(path)) == ["a"]

@@ -116,6 +116,15 @@ def reboot(path):
 # Disks.
 
 
+class RoomyDisk(Disk):
+    """A disk that writes ahead also where a journal is small."""
+
+    room = 300
+
+    def room_ahead(self, end, length):
+        return self.room
+
+
 class QuickDisk(Disk):
     """A disk that does not sync, for tests that open a journal thousands of times."""
 
@@ -201,13 +210,14 @@ class FaultyDisk(Disk):
         return super().size(descriptor)
 
 
-class SmallDisk(QuickDisk):
+class SmallDisk(RoomyDisk, QuickDisk):
     """A disk that has room for so many bytes in the files of one folder, and then is full."""
 
-    def __init__(self, folder, capacity=1 << 60, error=errno.ENOSPC):
+    def __init__(self, folder, capacity=1 << 60, error=errno.ENOSPC, room=0):
         self.folder = folder
         self.capacity = capacity
         self.error = error
+        self.room = room
 
     def used(self):
         names = [entry for entry in os.scandir(self.folder) if entry.name != "journal.lock"]

@@ -4,6 +4,7 @@ from omniq.storage.file import FileStorage
 from omniq.storage.memory import MemoryStorage
 from omniq.storage.sqlite import SQLiteStorage
 from omniq.testing import SnapshotConformance
+from tests.storage.language import RoomyDisk
 
 
 class TestFileStorage(SnapshotConformance):
@@ -18,6 +19,13 @@ class TestFileStorageWithTinySegments(SnapshotConformance):
 
     def make_storage(self, path):
         return FileStorage(path / "journal", segment_bytes=1000)
+
+
+class TestFileStorageThatWritesAhead(SnapshotConformance):
+    sees_death = True
+
+    def make_storage(self, path):
+        return FileStorage(path / "journal", segment_bytes=1000, disk=RoomyDisk())
 
 
 class TestFileStorageThatDoesNotSync(SnapshotConformance):

@@ -69,8 +69,9 @@ def reboot(folder):
     (folder / "journal.lock").unlink(missing_ok=True)
 
 
-def new_disk(folder):
+def new_disk(folder, room):
     disk = SimulatedDisk()
+    disk.room = room
     disk.folders.add(folder.parent)
     disk.durable_folders.add(folder.parent)
     return disk
@@ -212,17 +213,18 @@ def check(story, kept, beginning, more):
         check_numbers(kept)
 
 
-def test_every_disk_that_a_crash_may_leave_is_a_right_prefix(folder, monkeypatch):
+@pytest.mark.parametrize("room", [0, 600], ids=["file that grows", "room ahead"])
+def test_every_disk_that_a_crash_may_leave_is_a_right_prefix(folder, room, monkeypatch):
     monkeypatch.setattr(snapshots, "WRITE_BYTES", 1)  # a snapshot of several writes
     monkeypatch.setattr("omniq.storage.file.SYNC_AHEAD_BYTES", 0)
     counter = At()
-    disk = new_disk(folder)
+    disk = new_disk(folder, room)
     disk.before = counter
     live(Story(folder).tell(disk))
     number_of_states = 0
     for number in range(counter.count + 1):
         reboot(folder)
-        story, disk = Story(folder), new_disk(folder)
+        story, disk = Story(folder), new_disk(folder, room)
         disk.before = At(number)
         with suppress(Died):
             live(story.tell(disk))

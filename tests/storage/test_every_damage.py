@@ -143,10 +143,11 @@ def judge(data: bytes, written: Written) -> tuple[str, int]:
         return ("unsupported", 0)
     expected = {frame.last_seq: frame.digest for frame in written.frames} | {0: GENESIS}
     assert position.digest == expected[position.seq], "what was read is what was written"
+    behind = data[position.offset :].rstrip(b"\0")
     if tear is None:
-        assert position.offset == len(data)
+        assert not behind
         return ("whole", position.seq)
-    assert (tear.offset, tear.length) == (position.offset, len(data) - position.offset)
+    assert (tear.offset, tear.length) == (position.offset, len(behind))
     return ("torn", position.seq)
 
 
@@ -236,18 +237,39 @@ def test_any_of_the_last_sectors_may_be_missing(last_synced, fill):
             data[begin:end] = bytes([fill]) * (end - begin)
         damaged, headers_lost = written.damaged(data)
         answer = written.answer(written.frames[damaged[0]].begin, headers_lost)
-        assert judge(bytes(data), written) == answer, lost
         if damaged[0] > last_synced:
             assert answer[0] == "torn"
+        if not any(data[written.frames[damaged[0]].begin :]):
+            answer = ("whole", answer[1])  # as if it had never been written
+        assert judge(bytes(data), written) == answer, lost
 
 
-@pytest.mark.parametrize("fill", [0x00, 0x4F, 0xFF])
+LENGTHS = [*range(1, 1500), 4096, 70_000, 3 << 20]
+
+
+@pytest.mark.parametrize("fill", [0x4F, 0xFF])
 def test_end_of_any_length_that_was_never_written_is_torn(fill):
     """A file may be longer than what was written to it."""
     written = write(ALWAYS, frames=3)
-    for length in [*range(1, 1500), 4096, 70_000, 3 << 20]:
+    for length in LENGTHS:
         data = written.data + bytes([fill]) * length
         assert judge(data, written) == ("torn", written.frames[-1].last_seq), length
+
+
+def test_room_of_any_length_is_an_end():
+    written = write(ALWAYS, frames=3)
+    for length in LENGTHS:
+        assert judge(written.data + bytes(length), written) == all_of(written), length
+
+
+def test_room_with_anything_in_it_is_torn_and_with_a_durable_frame_behind_it_damage():
+    written = write(ALWAYS, frames=4)
+    third, fourth = written.frames[2:]
+    for length in (1, FRAME_HEADER_BYTES, 4096, 3 << 20):
+        assert judge(written.data + bytes(length) + b"?", written)[0] == "torn", length
+        before, last = written.data[: third.begin], written.data[fourth.begin :]
+        assert judge(before + bytes(length) + last, written) == ("damaged", third.first_seq), length
+        assert judge(before + bytes(length), written) == ("whole", third.first_seq - 1), length
 
 
 def test_older_bytes_of_the_journal_behind_the_end_are_torn():

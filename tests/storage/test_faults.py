@@ -500,24 +500,17 @@ async def test_frame_that_ends_while_it_is_read_is_no_damage(path):
 
         looks = 0
 
-        def size(self, descriptor):
-            return super().size(descriptor) - self._missing()
-
         def read(self, descriptor, length, offset):
-            missing = self._missing()
             data = super().read(descriptor, length, offset)
-            return data[: max(0, len(data) - missing)]
-
-        def _missing(self):
             self.looks -= 1
-            return 20 if self.looks >= 0 else 0
+            return data[:-20] if self.looks >= 0 else data
 
     async with opened(FileStorage(path)) as storage:
         await append(storage, "a")
         disk = Behind()
         async with opened(FileStorage(path, disk=disk)) as reader:
             assert names_of(await read_all(reader)) == ["a"]
-            for number, looks in enumerate(range(7)):
+            for number, looks in enumerate(range(2)):
                 commit = await append(storage, str(number))
                 disk.looks = looks
                 seen = await reader.read(commit.first_seq - 1)

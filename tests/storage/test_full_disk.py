@@ -73,9 +73,10 @@ async def tell(storage, disk, acknowledged):
     return full
 
 
-async def test_full_disk_at_any_byte_is_said_and_work_goes_on_with_the_same_handle(path):
+@pytest.mark.parametrize("room", [0, 50], ids=["no room ahead", "room ahead"])
+async def test_full_disk_at_any_byte_is_said_and_work_goes_on_with_the_same_handle(path, room):
     """Each length at which a frame, a header, a snapshot or the reserve itself can be cut short."""
-    disk = SmallDisk(path)
+    disk = SmallDisk(path, room=room)
     storage = storage_on(disk, path)
     assert await tell(storage, disk, []) == 0
     await storage.close()
@@ -83,14 +84,15 @@ async def test_full_disk_at_any_byte_is_said_and_work_goes_on_with_the_same_hand
     first_frame_ends = SEGMENT_HEADER_BYTES + SMALL_RESERVE + FRAME_HEADER_BYTES + 60
     for capacity in [*range(first_frame_ends), *range(first_frame_ends, whole, 13)]:
         journal = path.with_name(f"journal{capacity}")
-        disk = SmallDisk(journal, capacity, NO_ROOM[capacity % len(NO_ROOM)])
+        disk = SmallDisk(journal, capacity, NO_ROOM[capacity % len(NO_ROOM)], room)
         acknowledged = []
         storage = storage_on(disk, journal)
-        assert await tell(storage, disk, acknowledged) == 1, capacity
+        full = await tell(storage, disk, acknowledged)
+        assert full == 1 or (room and not full), capacity  # what is only missing ahead is not
         assert names_of(await read_all(storage)) == NAMES
         assert (await storage.load_snapshot()).parts == [b"a state that takes some room"]
         await storage.close()
-        assert disk.used() == whole, "nothing was left behind, and the reserve is whole"
+        assert abs(disk.used() - whole) <= room, "nothing was left behind, the reserve is whole"
         if capacity % 8 == 0:
             reboot(journal)
             assert await names_in(FileStorage(journal)) == NAMES

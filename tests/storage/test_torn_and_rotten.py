@@ -35,7 +35,9 @@ from tests.storage.language import (
     flip,
     frame_ends,
     names_in,
+    names_of,
     opened,
+    read_all,
     reboot,
     segments,
     tasks,
@@ -178,15 +180,20 @@ async def test_changed_length_is_damage_even_in_the_last_frame_but_one(tmp_path,
 
 
 @pytest.mark.parametrize("zeros", [1, 67, 68, 4096, 70_000])
-async def test_zero_filled_end_is_torn(tmp_path, zeros):
+async def test_zero_filled_end_is_room_for_what_is_written_next(tmp_path, zeros):
     path = tmp_path / "journal"
     await write_journal(path, 3)
     (segment,) = segments(path)
     whole = segment.read_bytes()
     segment.write_bytes(whole + bytes(zeros))
     reboot(path)
-    assert await names_in(storage(path)) == numbers(3)
-    assert segment.read_bytes() == whole
+    async with opened(storage(path)) as journal:
+        assert names_of(await read_all(journal)) == numbers(3)
+        await append_synced(journal, "more")
+    assert segment.read_bytes().startswith(whole)
+    assert not list(path.glob("*.torn"))
+    reboot(path)
+    assert await names_in(storage(path)) == [*numbers(3), "more"]
 
 
 async def test_zero_filled_segment_header_is_damage(tmp_path):

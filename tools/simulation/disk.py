@@ -82,6 +82,8 @@ class SimulatedDisk(Disk):
         self.durable_folders: set[Path] = set()
         self.before: Callable[[str], None] = _nothing  # called with the name of each operation
         self.limit: Callable[[str, int], int] = _all_of_it  # how many bytes a write may take
+        self.room = 0  # how many bytes are written ahead
+        self.changes = 0
         self._open: dict[int, File] = {}
         self._opening: dict[int, int] = {}  # descriptor -> the opening that it is of, or a copy of
         self._unreported: set[int] = set()  # openings whose next sync fails, too
@@ -94,6 +96,11 @@ class SimulatedDisk(Disk):
         if folder not in self.folders:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
         return [path.name for path in self.names if path.parent == folder]
+
+    def changed_at(self, folder: Path) -> int:
+        del folder
+        self.changes += 1  # whoever asks has to look
+        return self.changes
 
     def exists(self, path: Path) -> bool:
         return path in self.names or path in self.folders
@@ -126,6 +133,10 @@ class SimulatedDisk(Disk):
     def close(self, descriptor: int) -> None:
         self._open.pop(descriptor, None)
         self._opening.pop(descriptor, None)
+
+    def room_ahead(self, end: int, length: int) -> int:
+        del end, length
+        return self.room
 
     def size(self, descriptor: int) -> int:
         file = self._open[descriptor]

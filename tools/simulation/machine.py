@@ -184,6 +184,7 @@ class Machine:
         self.loop = loop
         self.rng = rng
         self.disk = SimulatedDisk()
+        self.disk.room = rng.choice((0, 150, 3000))
         self.path = Path(tempfile.mkdtemp(prefix="omniq-sim-", dir=_quick_folder()))
         self.disk.folders.add(self.path.parent)
         self.disk.durable_folders.add(self.path.parent)
