@@ -7,7 +7,8 @@
 A floor is a small program without queue logic. F1 makes and encodes the same events in the same
 batches, and writes each with a checksum and a sync, in a thread. F2 is F1 for three events a job,
 and awaits the no-op of each job in a task of its own. S1 inserts the same rows into SQLite, one
-transaction a batch, in a thread. All rows take turns, so that what else the machine does meets all
+transaction a batch, in a thread. That of a round trip has its writes, wakes and syncs; that of an
+idle worker wakes twice a second. All rows take turns, so that what else the machine does meets all
 of them, and medians are shown with their spread. Every job that counts is checked to have run
 once, and to have left its result. A row that misses its budget says so.
 """
@@ -37,6 +38,7 @@ from tools import bench_processes as processes
 from tools import bench_queue as queue
 from tools import bench_reading as reading
 from tools.bench_floors import FULL, QUICK, UVLOOP, Sizes, bare_loop, floor_f1, floor_f2, floor_s1
+from tools.bench_hops import hops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +105,8 @@ MEASURES: dict[str, Measure] = {
     "s1, 100": lambda f, s: floor_s1(f, 100, s.many),
     "s1, 1000": lambda f, s: floor_s1(f, 1000, s.many),
     "cpu floor": processes.cpu_floor,
+    "hops floor": hops,
+    "idle floor": processes.idle_floor,
     "trips os": lambda f, s: processes.trips(f, s, "file", "os"),
     "drain memory": lambda f, s: queue.drain(f, s, "memory"),
     "fold": reading.fold,
@@ -127,10 +131,24 @@ def rows_of(backend: str) -> list[Row]:
         Row("the same, journal read before, one process", "/s", "by one"),
         Row("the same, two processes", "/s", "by two", f"by one {backend}", 1.0),
         Row("1 ms of Python a task, two processes", "/s", "cpu", "cpu floor", 0.9),
-        Row("pickup p50", "ms", "trips.1", limit=0.6 if is_file else None, **at_most),
+        Row(
+            "pickup p50",
+            "ms",
+            "trips.1",
+            "hops.1 floor",
+            limit=0.6 if is_file else None,
+            **at_most,
+        ),
         Row("pickup p99", "ms", "trips.2", limit=3.0 if is_file else None, **at_most),
         Row("pickup p99 while 5,000 jobs/s flow", "ms", "load", **at_most),
-        Row("round trip p50", "ms", "trips.3", limit=0.9 if is_file else None, **at_most),
+        Row(
+            "round trip p50",
+            "ms",
+            "trips.3",
+            "hops.2 floor",
+            limit=0.9 if is_file else None,
+            **at_most,
+        ),
         Row("round trip p99", "ms", "trips.4", limit=3.0 if is_file else None, **at_most),
         Row("lag p99 of a host's loop while its worker drains", "ms", "lag", limit=10.0, **at_most),
         Row("drain a long backlog", "/s", "backlog.1", f"backlog.2 {backend}", 0.9),
@@ -146,7 +164,7 @@ def rows_of(backend: str) -> list[Row]:
             limit=500 if is_file else None,
             **at_most,
         ),
-        Row("idle worker, of a core", "%", "idle", limit=0.1, **at_most),
+        Row("idle worker, of a core", "%", "idle", "idle floor", limit=0.1, **at_most),
         Row("SIGKILL of a worker to its task's next start", "ms", "rescue", limit=1000, **at_most),
     ]
     return [
@@ -156,7 +174,14 @@ def rows_of(backend: str) -> list[Row]:
 
 ROWS = [
     *rows_of("file"),
-    Row("round trip p50, file, durability os", "ms", "trips.3 os", limit=0.45, less_is_better=True),
+    Row(
+        "round trip p50, file, durability os",
+        "ms",
+        "trips.3 os",
+        "hops.3 floor",
+        limit=0.45,
+        less_is_better=True,
+    ),
     *rows_of("sqlite"),
     Row("drain no-op tasks, one process, memory", "/s", "drain memory"),
     Row("fold, decoding included", "/s", "fold", limit=600_000),

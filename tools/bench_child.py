@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import resource
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -21,7 +24,15 @@ sys.path.insert(0, str(ROOT))
 from omniq.tools.rows import SQLiteScan  # noqa: E402 - the path comes first
 from omniq.tools.scanning import FileScan  # noqa: E402 - as above
 from omniq.tools.verifying import Verification  # noqa: E402 - as above
-from tools.bench_floors import RAN, app_on, run_loop, spin  # noqa: E402 - as above
+from tools.bench_floors import (  # noqa: E402 - as above
+    RAN,
+    app_on,
+    encoded,
+    lives,
+    run_loop,
+    spin,
+    with_sum,
+)
 
 TOGETHER = 1000  # tasks that a worker which drains runs at a time
 
@@ -135,6 +146,35 @@ async def loop(_folder: Path, _backend: str, *, count: int) -> dict[str, float]:
     return {"began": began, "ended": time.monotonic()}
 
 
+async def wake(_folder: Path, _backend: str, *, seconds: float) -> dict[str, float]:
+    """Wake twice a second for nothing, without a queue, and say which part of a core that takes."""
+    await begin()
+    began, used = time.monotonic(), time.process_time()
+    while time.monotonic() < began + seconds:  # noqa: ASYNC110 - to wake is what is measured
+        await asyncio.sleep(0.5)
+    return {"part": (time.process_time() - used) / (time.monotonic() - began)}
+
+
+async def answer(folder: Path, _backend: str, *, trips: int) -> dict[str, float]:
+    """Write two records for each question and answer when it was heard, without a queue."""
+    running = asyncio.get_running_loop()
+    descriptor = os.open(folder / "floor", os.O_WRONLY | os.O_APPEND)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as questions:
+        questions.setblocking(False)
+        questions.bind(str(folder / "questions"))
+        print("ready", flush=True)
+        for number in range(trips):
+            await running.sock_recv(questions, 1)
+            heard = time.monotonic()
+            _, started, succeeded = lives(range(number, number + 1))
+            for event in (started, succeeded):
+                os.write(descriptor, with_sum(encoded([event], number)))
+            questions.sendto(struct.pack("d", heard), str(folder / "answers"))
+    (folder / "questions").unlink()
+    os.close(descriptor)
+    return {"answered": trips}
+
+
 async def first(folder: Path, backend: str) -> dict[str, float]:
     """Open a journal for nothing but to enqueue, and say how long the first call takes."""
     await begin()
@@ -158,7 +198,7 @@ async def verify(folder: Path, backend: str, *, journal: str) -> dict[str, float
     return {"events": verification.events, "took": took, "peak": peak_bytes()}
 
 
-ROLES = {role.__name__: role for role in (drain, work, idle, loop, first, verify)}
+ROLES = {role.__name__: role for role in (drain, work, idle, loop, wake, answer, first, verify)}
 
 if __name__ == "__main__":
     name, where, backend, options = sys.argv[1:]

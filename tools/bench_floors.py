@@ -107,6 +107,16 @@ def run_loop[T](work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work, loop_factory=factory)
 
 
+def encoded(batch: list[ev.Event], number: int) -> bytes:
+    """Return a batch as bytes."""
+    return msgspec.msgpack.encode(ev.Commit(number + 1, 1, "bench", batch))
+
+
+def with_sum(data: bytes) -> bytes:
+    """Return bytes behind their checksum."""
+    return crc32(data).to_bytes(4, "little") + data
+
+
 async def write_synced(
     folder: Path, batches: Iterable[list[ev.Event]], work: Callable[[], Awaitable[None]]
 ) -> None:
@@ -115,12 +125,11 @@ async def write_synced(
     descriptor = os.open(folder / "floor", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
 
     def write(data: bytes) -> None:
-        os.write(descriptor, crc32(data).to_bytes(4, "little") + data)
+        os.write(descriptor, with_sum(data))
         os.fdatasync(descriptor)
 
     for number, batch in enumerate(batches):
-        data = msgspec.msgpack.encode(ev.Commit(number + 1, 1, "bench", batch))
-        await loop.run_in_executor(None, write, data)
+        await loop.run_in_executor(None, write, encoded(batch, number))
         await work()
     os.close(descriptor)
 

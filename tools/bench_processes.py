@@ -172,7 +172,15 @@ def backlog(folder: Path, sizes: Sizes, backend: str) -> list[float]:
 
 def idle_part(folder: Path, sizes: Sizes, backend: str) -> float:
     """Return which part of a core an idle worker takes, in percent."""
-    child = Child("idle", folder, backend, seconds=sizes.idle)
+    return _part(Child("idle", folder, backend, seconds=sizes.idle))
+
+
+def idle_floor(folder: Path, sizes: Sizes) -> float:
+    """Return which part a process takes that only wakes twice a second, in percent."""
+    return _part(Child("wake", folder, seconds=sizes.idle))
+
+
+def _part(child: Child) -> float:
     child.go()
     return 100 * child.found()["part"]
 
