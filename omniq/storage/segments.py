@@ -198,10 +198,10 @@ class Position(msgspec.Struct):
                 header, payload = self._next_frame(view)
             except BadBytes as error:
                 wanted = self._wanted(view)
-                if is_all or len(view) >= wanted:
-                    return commits, None if is_blank(view[:FRAME_HEADER_BYTES]) else error
                 if wanted > _READ_BYTES:  # nothing larger than the file
                     wanted = min(wanted, self.segment.size() - self.offset)
+                if is_all or len(view) >= wanted:
+                    return commits, None if is_blank(view[:FRAME_HEADER_BYTES]) else error
                 start, size = self.offset, max(size, wanted)
                 buffer = memoryview(self.segment.read(size, start))
                 is_all, size = len(buffer) < size, min(8 * size, _READ_BYTES)

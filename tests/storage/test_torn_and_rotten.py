@@ -196,6 +196,20 @@ async def test_zero_filled_end_is_room_for_what_is_written_next(tmp_path, zeros)
     assert await names_in(storage(path)) == [*numbers(3), "more"]
 
 
+@pytest.mark.parametrize("kept", [1 << 20, (1 << 20) + 1, 2_500_000])
+async def test_frame_that_is_larger_than_what_is_read_at_once_may_be_torn_anywhere(tmp_path, kept):
+    path = tmp_path / "journal"
+    async with opened(storage(path)) as journal:
+        await append_synced(journal, "a")
+        await append(journal, *["x" * 1000] * 3000)
+    (segment,) = segments(path)
+    end = frame_ends(segment.read_bytes())[1]
+    os.truncate(segment, end + kept)
+    reboot(path)
+    assert await names_in(storage(path)) == ["a"]
+    assert segment.stat().st_size == end
+
+
 async def test_zero_filled_segment_header_is_damage(tmp_path):
     path = tmp_path / "journal"
     await write_journal(path, 2)
