@@ -1,6 +1,8 @@
 """The simulation finds nothing, is the same for the same seed, and its disk is like a real one."""
 
+import asyncio
 import errno
+import gc
 import os
 import random
 import subprocess
@@ -10,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from omniq.storage.disk import Disk
-from tools.simulate import STEPS, run_seed
+from tools.simulate import STEPS, bury, run_seed
 from tools.simulation.disk import SECTOR, SimulatedDisk
+from tools.simulation.loop import SimulatedLoop
+from tools.simulation.machine import Machine
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 80
@@ -53,6 +57,39 @@ def test_same_seed_is_the_same_life_whatever_hashes_are():
 
 
 # The disk.
+
+
+def test_what_waits_in_a_dead_process_is_not_left_to_the_garbage_collector():
+    """It would end it in any thread, where nothing works that asks for the event loop."""
+    loop = SimulatedLoop(random.Random(1))
+    machine = Machine(loop, random.Random(1))
+    ended = []
+
+    async def hang():
+        try:
+            await loop.create_future()
+        finally:
+            try:
+                await loop.create_future()
+            finally:
+                ended.append(True)
+
+    async def life():
+        process = machine.start()
+        process.spawn(hang())
+        await asyncio.sleep(0)
+        machine.kill(process)
+        await asyncio.sleep(0)
+
+    try:
+        loop.run_until_complete(life())
+        gc.collect()
+        assert ended == []
+        loop.run_until_complete(bury())
+        assert ended == [True]
+    finally:
+        loop.close()
+        machine.remove()
 
 
 @pytest.mark.parametrize("seed", range(20))

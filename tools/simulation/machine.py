@@ -189,6 +189,9 @@ class Machine:
         self.disk.folders.add(self.path.parent)
         self.disk.durable_folders.add(self.path.parent)
         self.processes: list[Process] = []
+        # Kept to the end, when the loop ends what still waits in them: the garbage collector would
+        # do so at any time, in any thread.
+        self.dead: list[Process] = []
         self.started = 0
         self.retention: float | None = None
         self.power_was_cut = False
@@ -207,6 +210,7 @@ class Machine:
         """Kill a process."""
         if not process.is_dead:
             self.processes.remove(process)
+            self.dead.append(process)
             process.die()
 
     def cut_power(self) -> None:
