@@ -146,7 +146,10 @@ class History:
 
     def drop(self, firsts: list[int]) -> None:
         """Remove these segments."""
-        if firsts:  # whoever wrote the snapshots may have failed to make their names durable
+        if firsts:
+            # Whoever wrote the snapshots may have failed to remove older ones, which are of what is
+            # removed now, or to make the names durable.
+            self.snapshots.remove_old()
             self._disk.sync_directory(self._path)
         for first in firsts:
             with suppress(FileNotFoundError):  # somebody else does the same

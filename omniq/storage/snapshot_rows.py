@@ -182,6 +182,7 @@ class SnapshotTable:
 
     def begin_behind(self, connection: sqlite3.Connection, end: Head) -> None:
         """Say that the journal begins behind this commit."""
+        self.prune(connection)  # who wrote the last snapshot may have died before that
         connection.execute("DELETE FROM beginning")
         connection.execute("INSERT INTO beginning VALUES (?, ?, ?)", (end.seq, end.at, end.digest))
 

@@ -156,9 +156,10 @@ class SnapshotFolder:
             is_whole = True
         finally:
             file.close(remove=not is_whole)
-        await in_thread(self._remove_old)
+        await in_thread(self.remove_old)
 
-    def _remove_old(self) -> None:
+    def remove_old(self) -> None:
+        """Remove all but the newest."""
         for seq in self.seqs()[:-KEPT]:
             with suppress(FileNotFoundError):  # somebody else did the same
                 self.disk.remove(self.file(seq))

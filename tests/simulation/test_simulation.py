@@ -24,6 +24,7 @@ FOUND = {
     17: "a worker without a free slot span while something was due",
     1474: "after a failed sync others built upon what was not on the disk",
     7559: "a full disk behind a rotation left others in the old segment",
+    2382177298: "a snapshot that could not be removed outlived the history that it was of",
 }
 
 

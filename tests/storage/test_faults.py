@@ -519,6 +519,25 @@ async def test_frame_that_ends_while_it_is_read_is_no_damage(path):
                 assert await reader.read(commit.first_seq - 1) == [commit]
 
 
+async def state():
+    yield b"state"
+
+
+async def test_snapshot_that_could_not_be_removed_goes_with_the_history_that_it_is_of(path):
+    disk = FaultyDisk()
+    async with opened(FileStorage(path, segment_bytes=SMALL, disk=disk)) as storage:
+        for number in range(30):
+            commit = await append(storage, str(number), at=number)
+            if number in (4, 24):
+                await storage.save_snapshot(await storage.bookmark(commit.last_seq), state())
+        disk.fail("remove", errno.EIO)
+        with pytest.raises(StorageError):
+            await storage.save_snapshot(await storage.bookmark(commit.last_seq), state())
+        assert len(list(path.glob("*.snapshot"))) == 3
+        assert (await storage.drop_history(before=100, until=100)).seq > 5
+    assert len(list(path.glob("*.snapshot"))) == 2
+
+
 async def test_idle_handle_follows_through_many_segments(path):
     storage = FileStorage(path, segment_bytes=SMALL, disk=QuickDisk())
     async with opened(storage), opened(storage.sibling()) as idle:

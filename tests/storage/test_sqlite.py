@@ -307,6 +307,24 @@ async def test_log_is_written_over_and_does_not_grow_anew(path):
     assert max(sizes) < 2 * CHECKPOINT_BYTES
 
 
+async def state():
+    yield b"state"
+
+
+async def test_snapshot_that_was_not_removed_goes_with_the_history_that_it_is_of(path, monkeypatch):
+    async with opened(SQLiteStorage(path)) as storage:
+        with monkeypatch.context() as patched:
+            patched.setattr(storage._snapshots, "prune", lambda _: None)  # it died before
+            for number in range(9):
+                commit = await append(storage, str(number), at=number)
+                if number in (2, 5, 8):
+                    await storage.save_snapshot(await storage.bookmark(commit.last_seq), state())
+        assert (await storage.drop_history(before=100, until=100)).seq == 6
+    with closing(sqlite3.connect(path)) as connection:
+        kept = connection.execute("SELECT DISTINCT seq FROM snapshots ORDER BY seq").fetchall()
+    assert kept == [(6,), (9,)]
+
+
 async def test_commits_ask_for_no_status_of_the_log(path, monkeypatch):
     """Who asks for a file's times makes the next sync slower (Linux 6.13 and later)."""
     asked = []
