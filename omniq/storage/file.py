@@ -285,10 +285,7 @@ class FileStorage(SnapshottingFiles):
             self.disk.write_all(segment.descriptor, frame, end.offset)
         except OSError as error:
             self._take_back(end, error)
-        end.frame_offset = end.offset
-        end.offset += len(frame)
-        end.seq = commit.last_seq
-        end.at = commit.at
+        end.pass_frame(commit, len(frame))
         if durable and len(payload) > SYNC_AHEAD_BYTES:
             self._sync_ahead()
         end.digest = chain(end.digest, payload)

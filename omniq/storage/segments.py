@@ -207,7 +207,8 @@ class Position(msgspec.Struct):
                 is_all, size = len(buffer) < size, min(8 * size, _READ_BYTES)
                 continue
             commit = self._decode(header, payload)
-            self._advance(commit, payload)
+            self.digest = chain(self.digest, payload)
+            self.pass_frame(commit, FRAME_HEADER_BYTES + len(payload))
             if commit.last_seq > skip_until:
                 commits.append(commit)
                 count += len(commit.events)
@@ -249,10 +250,10 @@ class Position(msgspec.Struct):
             raise self.damage(BadBytes(*problem))
         return commit
 
-    def _advance(self, commit: Commit, payload: memoryview) -> None:
-        self.digest = chain(self.digest, payload)
+    def pass_frame(self, commit: Commit, length: int) -> None:
+        """Move behind the frame that is here; its digest is the caller's to note."""
         self.frame_offset = self.offset
-        self.offset += FRAME_HEADER_BYTES + len(payload)
+        self.offset += length
         self.seq = commit.last_seq
         self.at = commit.at
 
