@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from omniq.errors import CorruptJournal, StorageError, StorageFull, UnsupportedFormat
 from omniq.host import sync_directory, sync_file
-from omniq.storage.threads import LoopThread, finished
+from omniq.storage.threads import LoopThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ class Database:
         self._running += 1
         try:
             loop = asyncio.get_running_loop()
-            return await finished(loop.run_in_executor(self._thread, self._guarded, operation))
+            return await loop.run_in_executor(self._thread, self._guarded, operation)
         finally:
             self._running -= 1
 
@@ -111,8 +111,8 @@ class Database:
         """Close the connection once the thread is done with it."""
         if self.connection is not None:
             connection, self.connection = self.connection, None
-            close = asyncio.get_running_loop().run_in_executor(self._thread, connection.close)
-            await finished(close)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._thread, connection.close)
         self._thread.shutdown()
 
 

@@ -14,7 +14,7 @@ from weakref import finalize
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("LoopThread", "SyncThread", "finished")
+__all__ = ("Answer", "LoopThread", "SyncThread", "finished")
 
 
 class LoopThread(Executor):
@@ -34,14 +34,14 @@ class LoopThread(Executor):
     # Of what `run_in_executor` is given, a future of the loop is passed on as it is.
     def submit[**P, T](  # type: ignore[override]
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]:
+    ) -> Answer[T]:
         if self._thread is None:
             self._thread = Thread(
                 target=_work_off, args=(self._work,), name=self._name, daemon=True
             )
             self._thread.start()
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: Answer[T] = Answer(loop=loop)
         self._work.put(_Work(partial(fn, *args, **kwargs), loop, future))
         return future
 
@@ -59,12 +59,26 @@ class LoopThread(Executor):
                 thread.join()
 
 
+class Answer[T](asyncio.Future[T]):
+    """What a thread answers. Nobody can call it off, so who is cancelled leaves when it is done.
+
+    With `asyncio.shield`, whoever waits would hear of it a turn of the loop later.
+    """
+
+    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002 - as its base has it
+        return False
+
+    def set_exception(self, exception: type[BaseException] | BaseException, /) -> None:
+        super().set_exception(exception)
+        self.exception()  # who waited may have gone, and then nobody looks at it
+
+
 class _Work(NamedTuple):
     """What a thread has to do, and for whom."""
 
     function: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
+    future: Answer[Any]
 
     def do(self) -> None:
         result, error = None, None
@@ -76,8 +90,6 @@ class _Work(NamedTuple):
             self.loop.call_soon_threadsafe(self._answer, result, error)
 
     def _answer(self, result: Any, error: BaseException | None) -> None:
-        if self.future.done():
-            return
         if error is None:
             self.future.set_result(result)
         else:
@@ -144,7 +156,7 @@ class SyncThread:
         last = self._last
         assert last is not None, "it is busy"
         try:
-            await finished(last.work)
+            await last.work
         finally:
             self._forget(last)
         self._on_synced(last.seq)
@@ -155,7 +167,7 @@ class SyncThread:
 
 
 async def finished[T](work: asyncio.Future[T]) -> T:
-    """Wait for what a thread does, and do not leave before it has ended, cancelled or not."""
+    """Wait for what one of asyncio's threads does, and do not leave before it has ended."""
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

@@ -49,7 +49,29 @@ async def test_thread_ends_behind_its_work_and_begins_anew(thread):
     assert (await run(thread, threading.current_thread)).is_alive()
 
 
-async def test_who_has_gone_is_not_answered(thread):
+async def test_nobody_calls_a_thread_off(thread):
+    began, may_end = threading.Event(), threading.Event()
+
+    def wait():
+        began.set()
+        return may_end.wait(10)
+
+    work = run(thread, wait)
+    await asyncio.to_thread(began.wait)
+    assert not work.cancel()
+    may_end.set()
+    assert await work is True
+
+
+async def wait_in(thread, function):
+    """Wait for one of our threads, or for one of asyncio's."""
+    work = run(thread, function)
+    return await (finished(work) if thread is None else work)
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+async def test_cancelled_caller_leaves_when_the_thread_is_done(thread, is_ours, fails):
     began, may_end = threading.Event(), threading.Event()
     trouble: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: trouble.append(context))
@@ -57,23 +79,10 @@ async def test_who_has_gone_is_not_answered(thread):
     def wait():
         began.set()
         assert may_end.wait(10)
+        if fails:
+            raise ValueError("nobody is there to see it")
 
-    work = run(thread, wait)
-    await asyncio.to_thread(began.wait)
-    work.cancel()
-    may_end.set()
-    assert await run(thread, int) == 0
-    assert trouble == []
-
-
-async def test_cancelled_caller_leaves_when_the_thread_is_done(thread):
-    began, may_end = threading.Event(), threading.Event()
-
-    def wait():
-        began.set()
-        assert may_end.wait(10)
-
-    waiting = asyncio.create_task(finished(run(thread, wait)))
+    waiting = asyncio.create_task(wait_in(thread if is_ours else None, wait))
     await asyncio.to_thread(began.wait)
     waiting.cancel()
     await asyncio.wait([waiting], timeout=0)
@@ -81,6 +90,8 @@ async def test_cancelled_caller_leaves_when_the_thread_is_done(thread):
     may_end.set()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+    gc.collect()
+    assert trouble == []
 
 
 def test_thread_goes_on_after_a_loop_was_closed_over_its_work(thread):

@@ -11,6 +11,7 @@ import selectors
 from typing import TYPE_CHECKING, Any
 
 from omniq.clock import Clock, Timer
+from omniq.storage.threads import Answer
 
 if TYPE_CHECKING:
     import random
@@ -39,24 +40,20 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         *args: *Ts,
     ) -> asyncio.Future[T]:
         """Run what is for a thread, after as many turns of the loop as chance says."""
-        future: asyncio.Future[T] = self.create_future()
+        future: Answer[T] = Answer(loop=self)
         self._later(self._rng.choice((0, 0, 1, 3)), future, func, args)
         return future
 
-    def _later(
-        self, turns: int, future: asyncio.Future[Any], func: Callable[..., Any], args: Any
-    ) -> None:
+    def _later(self, turns: int, future: Answer[Any], func: Callable[..., Any], args: Any) -> None:
         if turns:
             self.call_soon(self._later, turns - 1, future, func, args)
             return
         try:
             result = func(*args)
         except BaseException as error:  # noqa: BLE001 - a thread's error is its caller's
-            if not future.done():
-                future.set_exception(error)
+            future.set_exception(error)
         else:
-            if not future.done():
-                future.set_result(result)
+            future.set_result(result)
 
 
 class _Patient(selectors.DefaultSelector):
