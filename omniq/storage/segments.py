@@ -194,25 +194,33 @@ class Position(msgspec.Struct):
         start = self.offset
         while count < limit:
             view = buffer[self.offset - start :]
-            try:
-                header, payload = self._next_frame(view)
-            except BadBytes as error:
-                wanted = self._wanted(view)
-                if wanted > _READ_BYTES:  # nothing larger than the file
-                    wanted = min(wanted, self.segment.size() - self.offset)
-                if is_all or len(view) >= wanted:
-                    return commits, None if is_blank(view[:FRAME_HEADER_BYTES]) else error
-                start, size = self.offset, max(size, wanted)
-                buffer = memoryview(self.segment.read(size, start))
-                is_all, size = len(buffer) < size, min(8 * size, _READ_BYTES)
-                continue
-            commit = self._decode(header, payload)
-            self.digest = chain(self.digest, payload)
-            self.pass_frame(commit, FRAME_HEADER_BYTES + len(payload))
-            if commit.last_seq > skip_until:
-                commits.append(commit)
-                count += len(commit.events)
+            wanted = FRAME_HEADER_BYTES
+            if is_all or len(view) >= wanted:
+                if is_blank(view[:wanted]):  # the common end, found without an error's cost
+                    return commits, None
+                try:
+                    header, payload = self._next_frame(view)
+                except BadBytes as error:
+                    wanted = self._wanted(view)
+                    if is_all or len(view) >= wanted:
+                        return commits, error
+                else:
+                    commit = self._take(header, payload)
+                    if commit.last_seq > skip_until:
+                        commits.append(commit)
+                        count += len(commit.events)
+                    continue
+            start, size = self.offset, max(size, wanted)
+            buffer = memoryview(self.segment.read(size, start))
+            is_all, size = len(buffer) < size, min(8 * size, _READ_BYTES)
         return commits, None
+
+    def _take(self, header: FrameHeader, payload: memoryview) -> Commit:
+        """Return the commit of the frame that is here, and move behind it."""
+        commit = self._decode(header, payload)
+        self.digest = chain(self.digest, payload)
+        self.pass_frame(commit, FRAME_HEADER_BYTES + len(payload))
+        return commit
 
     def _next_frame(self, view: memoryview) -> tuple[FrameHeader, memoryview]:
         header = unpack_frame_header(self.segment.seed, view)
@@ -230,12 +238,15 @@ class Position(msgspec.Struct):
         return header, payload
 
     def _wanted(self, view: memoryview) -> int:
-        """Return how many bytes the frame here needs to be judged."""
+        """Return how many bytes the frame here needs to be judged, or the file has for it."""
         try:
             length = unpack_frame_header(self.segment.seed, view).length
         except BadBytes:
             return FRAME_HEADER_BYTES
-        return FRAME_HEADER_BYTES + min(length, MAX_COMMIT_BYTES)
+        wanted = FRAME_HEADER_BYTES + min(length, MAX_COMMIT_BYTES)
+        if wanted > _READ_BYTES:
+            wanted = min(wanted, self.segment.size() - self.offset)
+        return wanted
 
     def _decode(self, header: FrameHeader, payload: memoryview) -> Commit:
         try:
