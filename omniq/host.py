@@ -335,6 +335,7 @@ class Bell:
 
     def __init__(self, folder: Path) -> None:
         self._folder = _SocketFolder(folder)
+        self._path = str(folder)
         self._names: list[str] = []  # in the folder, as long as it changed last at
         self._names_of = -1  # this time
         self._socket: socket.socket | None = None
@@ -369,9 +370,9 @@ class Bell:
         A commit rings, and a look costs four times as much. The times of a file system are
         coarse, so one of just now says nothing: the folder may change once more and keep it.
         """
-        changed = os.stat(self._folder.path).st_mtime_ns  # noqa: PTH116 - half the time of Path's
+        changed = os.stat(self._path).st_mtime_ns  # noqa: PTH116 - half the time of Path's
         if changed != self._names_of:
-            self._names = os.listdir(self._folder.path)  # noqa: PTH208 - names are wanted
+            self._names = os.listdir(self._path)  # noqa: PTH208 - names are wanted
             is_fine = changed % 1_000_000_000
             age = FINE_FOLDER_SETTLED_NS if is_fine else FOLDER_SETTLED_NS
             self._names_of = changed if changed < time.time_ns() - age else -1

@@ -334,8 +334,10 @@ class FileStorage(SnapshottingFiles):
         segment, known = self._furthest()
         # The descriptor is duplicated: the segment may be rotated away and closed meanwhile. In the
         # thread, closing it would wait for the interpreter again.
-        with system_errors(f"cannot sync {segment.path}"):
+        try:
             descriptor = self.disk.duplicate(segment.descriptor)
+        except OSError as error:
+            raise storage_error(error, f"cannot sync {segment.path}") from error
         sync = partial(self._sync_now, segment, descriptor)
         self._sync_thread.begin(known, sync, then=partial(self.disk.close, descriptor))
 
