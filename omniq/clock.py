@@ -10,19 +10,16 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import sys
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from omniq.core.ids import COUNTS, ENTROPY_BYTES, FRACTIONS, block_of, millisecond_part
+from omniq.core.ids import COUNTS, ENTROPY_BYTES, block_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ("Clock", "Entropy", "SystemClock", "SystemEntropy", "Timer", "sleep", "wait_at_most")
 
-_random_parts: list[str] = []  # of the next ids, the last one first
-_POOL_COUNTS = COUNTS[511::-1]  # so many at a time, as a whole block would hold the event loop
 _NAME_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 _NAME_LENGTH = 10
 
@@ -52,13 +49,9 @@ class Clock(Protocol):
 class Entropy(Protocol):
     """Chance as the engine sees it."""
 
-    def task_id(self, at_us: int) -> str:
-        """Return a new UUIDv7 as text."""
+    def task_ids(self, at_us: int) -> Iterator[str]:
+        """Yield new UUIDv7s of one time as text, without end."""
         ...
-
-    def task_ids(self, at_us: int, count: int) -> list[str]:
-        """Return new UUIDv7s of one time."""
-        return [self.task_id(at_us) for _ in range(count)]
 
     def name(self) -> str:
         """Return a short random name, for a worker or a client."""
@@ -82,38 +75,14 @@ class SystemClock:
         return asyncio.get_running_loop().call_later(seconds, callback)
 
 
-if sys.platform != "win32":  # where there is no fork
-    os.register_at_fork(after_in_child=_random_parts.clear)
-
-
 class SystemEntropy:
-    """The operating system's randomness. A forked child draws its own."""
+    """The operating system's randomness."""
 
-    def __init__(self) -> None:
-        self._millisecond = 0  # of the last id, in microseconds since 1970, and how it begins
-        self._begin = millisecond_part(0)
-
-    def task_id(self, at_us: int) -> str:
-        fraction = at_us - self._millisecond
-        if not 0 <= fraction < len(FRACTIONS):
-            fraction = at_us % 1000
-            self._millisecond = at_us - fraction
-            self._begin = millisecond_part(at_us // 1000)
+    def task_ids(self, at_us: int) -> Iterator[str]:
         while True:
-            try:
-                return f"{self._begin}{FRACTIONS[fraction]}{_random_parts.pop()}"
-            except IndexError:  # also if another thread took the last one
-                block = block_of(os.urandom(ENTROPY_BYTES))
-                _random_parts.extend([block + end for end in _POOL_COUNTS])
-
-    def task_ids(self, at_us: int, count: int) -> list[str]:
-        milliseconds, microseconds = divmod(at_us, 1000)
-        begin = millisecond_part(milliseconds) + FRACTIONS[microseconds]
-        ids: list[str] = []
-        while len(ids) < count:
-            block = begin + block_of(os.urandom(ENTROPY_BYTES))
-            ids += [block + end for end in COUNTS[: count - len(ids)]]
-        return ids
+            block = block_of(at_us, os.urandom(ENTROPY_BYTES))
+            for end in COUNTS:
+                yield block + end
 
     def name(self) -> str:
         return "".join(_NAME_ALPHABET[byte & 31] for byte in os.urandom(_NAME_LENGTH))

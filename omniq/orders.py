@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeIs
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, final
 
 import msgspec
+from msgspec.structs import replace
 
 from omniq.core import commands as cmd
 from omniq.core.decide import decide
-from omniq.core.events import ErrorRecord
+from omniq.core.events import ErrorRecord, TaskEnqueued
 from omniq.errors import OmniqError
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from omniq.core.events import Event
     from omniq.core.projection import Projection
 
-__all__ = ("Answers", "Order", "decide_all", "failure_of", "outcomes_of", "take_batch")
+__all__ = (
+    "Answers",
+    "CommandOrder",
+    "NewTasks",
+    "Order",
+    "decide_all",
+    "failure_of",
+    "name_all",
+    "outcomes_of",
+    "take_batch",
+)
 
 MAX_BATCH_EVENTS = 2048  # keeps a commit's work on the event loop below about 10 ms
 MAX_BATCH_BYTES = 8 * 1024 * 1024  # of payloads and results; a single command may have more
@@ -29,7 +41,8 @@ MAX_BATCH_BYTES = 8 * 1024 * 1024  # of payloads and results; a single command m
 type Answers = list[Sequence[Event] | OmniqError]
 
 
-class Order(msgspec.Struct):
+@final
+class CommandOrder(msgspec.Struct):
     """A command that was ordered. Without a future nobody waits for its answer."""
 
     command: cmd.Command
@@ -37,25 +50,61 @@ class Order(msgspec.Struct):
     durable: bool
 
 
+@final
+class NewTasks(msgspec.Struct):
+    """Tasks like this one, with these payloads, that are to be enqueued, all or none.
+
+    They get their ids when they are committed, as the ids of a whole batch take little more time
+    than one.
+    """
+
+    like: TaskEnqueued
+    payloads: Sequence[bytes]
+    future: asyncio.Future[Any] | None
+    durable: bool
+
+    def named(self, ids: Iterator[str]) -> list[TaskEnqueued]:
+        """Return their events, under the next of these ids."""
+        like, payloads = self.like, self.payloads
+        if len(payloads) == 1:  # most have one, and it takes a third of the time
+            tasks = [replace(like, task_id=next(ids), payload=payloads[0])]
+        else:
+            named = zip(payloads, ids, strict=False)
+            tasks = [replace(like, task_id=name, payload=payload) for payload, name in named]
+        if like.interval_us:
+            tasks = [replace(task, series_id=task.task_id) for task in tasks]
+        return tasks
+
+
+type Order = CommandOrder | NewTasks
+
+
 def outcomes_of(batch: list[Order]) -> list[Order]:
     """Return the orders that nobody waits for and that say how an attempt ended, small ones first.
 
     They exist nowhere else, while whoever waits for an answer can be told to try again.
     """
-    found = [order for order in batch if order.future is None and _is_outcome(order.command)]
-    return sorted(found, key=lambda order: _weight(order.command))
+    found = [order for order in batch if order.future is None and _outcome_in(order) is not None]
+    return sorted(found, key=_weight)
 
 
-def decide_all(state: Projection, batch: list[Order], at: int) -> tuple[list[Event], Answers]:
+def decide_all(
+    state: Projection, batch: list[Order], at: int, ids: Iterator[str]
+) -> tuple[list[Event], Answers]:
     """Decide one command after the other, each on the state that those before it leave.
 
-    Returns the events of all, and the answer to each: its events, or why it was refused.
+    New tasks get the next of `ids`. Returns the events of all, and the answer to each: its events,
+    or why it was refused.
     """
     events: list[Event] = []
     answers: Answers = []
     for order in batch:
+        if type(order) is NewTasks:
+            command: cmd.Command = cmd.Enqueue(tuple(order.named(ids)))
+        else:
+            command = order.command
         try:
-            decided = decide(state, order.command, at)
+            decided = decide(state, command, at)
         except OmniqError as refusal:
             answers.append(refusal)
             continue
@@ -66,14 +115,27 @@ def decide_all(state: Projection, batch: list[Order], at: int) -> tuple[list[Eve
     return events, answers
 
 
-def failure_of(command: cmd.Command, error: Exception) -> cmd.Fail | None:
+def name_all(batch: list[Order], ids: Iterator[str]) -> tuple[list[Event], Answers]:
+    """Return what `decide_all` would for new tasks alone, which needs no state."""
+    events: list[Event] = []
+    answers: Answers = []
+    for order in batch:
+        assert type(order) is NewTasks, "who orders a command loads the state"
+        tasks = order.named(ids)
+        events.extend(tasks)
+        answers.append(tasks)
+    return events, answers
+
+
+def failure_of(order: Order, error: Exception) -> cmd.Fail | None:
     """Return the outcome to write in the place of one that cannot be written."""
-    if not _is_outcome(command):
+    outcome = _outcome_in(order)
+    if outcome is None:
         return None
     kind, message = type(error).__name__, ascii(str(error))[1:-1]
     record = ErrorRecord(kind, message, retryable=False)
-    failure = cmd.Fail(command.task_id, command.attempt, command.worker, record)
-    return None if failure == command else failure
+    failure = cmd.Fail(outcome.task_id, outcome.attempt, outcome.worker, record)
+    return None if failure == outcome else failure
 
 
 def take_batch(orders: deque[Order]) -> list[Order]:
@@ -82,7 +144,7 @@ def take_batch(orders: deque[Order]) -> list[Order]:
         return [orders.popleft()]
     events = size = 0
     for count, order in enumerate(orders):
-        more_events, more_size = _weight(order.command)
+        more_events, more_size = _weight(order)
         events, size = events + more_events, size + more_size
         if count and (events > MAX_BATCH_EVENTS or size > MAX_BATCH_BYTES):
             return [orders.popleft() for _ in range(count)]
@@ -91,18 +153,23 @@ def take_batch(orders: deque[Order]) -> list[Order]:
     return batch
 
 
-def _is_outcome(command: cmd.Command) -> TypeIs[cmd.Outcome]:
-    return isinstance(command, cmd.Succeed | cmd.Fail | cmd.Release | cmd.AcknowledgeCancel)
+def _outcome_in(order: Order) -> cmd.Outcome | None:
+    if type(order) is CommandOrder and isinstance(
+        order.command, cmd.Succeed | cmd.Fail | cmd.Release | cmd.AcknowledgeCancel
+    ):
+        return order.command
+    return None
 
 
-def _weight(command: cmd.Command) -> tuple[int, int]:
-    """Return about how many events a command makes, and how many bytes they carry."""
-    if type(command) is cmd.Enqueue:  # for a Struct, isinstance takes six times as long
-        if len(command.tasks) == 1:  # the most common command, so nothing is called for it
-            payload = command.tasks[0].payload
+def _weight(order: Order) -> tuple[int, int]:
+    """Return about how many events an order makes, and how many bytes they carry."""
+    if type(order) is NewTasks:  # for a Struct, isinstance takes six times as long
+        payloads = order.payloads
+        if len(payloads) == 1:  # the most common order, so nothing is called for it
+            (payload,) = payloads
             return 1, len(payload) if type(payload) is bytes else 0
-        payloads = [task.payload for task in command.tasks if type(task.payload) is bytes]
-        return len(command.tasks), sum(map(len, payloads))
+        return len(payloads), sum(map(_length, payloads))
+    command = order.command
     if type(command) is cmd.Claim:
         return command.limit, 0
     return 1, _length(command.result) if type(command) is cmd.Succeed else 0

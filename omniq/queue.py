@@ -17,7 +17,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from omniq.clock import SystemClock, SystemEntropy
-from omniq.core import commands as cmd
 from omniq.core import events as ev
 from omniq.core.snapshot import Capture
 from omniq.errors import (
@@ -32,7 +31,15 @@ from omniq.errors import (
 )
 from omniq.following import UNREADABLE, Follower
 from omniq.host import host_name
-from omniq.orders import Order, decide_all, failure_of, outcomes_of, take_batch
+from omniq.orders import (
+    CommandOrder,
+    NewTasks,
+    decide_all,
+    failure_of,
+    name_all,
+    outcomes_of,
+    take_batch,
+)
 from omniq.syncing import Syncer, tell
 from omniq.upkeep import Upkeep
 
@@ -40,10 +47,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from omniq.clock import Clock, Entropy
+    from omniq.core import commands as cmd
     from omniq.core.projection import Projection
     from omniq.core.task import TaskRecord
     from omniq.following import Listener
-    from omniq.orders import Answers
+    from omniq.orders import Answers, Order
     from omniq.storage.base import BaseStorage, Bookmark
     from omniq.syncing import Waiter
 
@@ -54,6 +62,7 @@ READ_APART_EVENTS = 256  # who is further behind does not read while all others 
 READ_APART_TIMES = 8  # but others may be faster for ever, so then it does
 RETRY_APPEND_SECONDS = 0.5  # how long outcomes that could not be written wait for the next try
 
+_NO_TASK = ev.TaskEnqueued(task_id="", name="", queue="", payload=b"")
 _FINAL = (StorageClosed, *UNREADABLE)  # the journal cannot be used any longer
 
 _log = logging.getLogger(__name__)
@@ -116,27 +125,36 @@ class AsyncTaskQueue:
 
     # Commands.
 
-    def enqueue(self, tasks: tuple[ev.TaskEnqueued, ...]) -> asyncio.Future[Sequence[ev.Event]]:
-        """Accept tasks, all or none; they are durable once the future is done.
+    def enqueue(
+        self, like: ev.TaskEnqueued, payloads: Sequence[bytes]
+    ) -> asyncio.Future[Sequence[ev.TaskEnqueued]]:
+        """Accept tasks like this one, with these payloads, all or none.
 
-        Raises `QueueFull` if more commands wait than the disk keeps up with; the future has a
+        They are durable once the future is done, which has their events, with their ids. Raises
+        `QueueFull` if more commands wait than the disk keeps up with; the future has a
         `StorageError` if they could not be written.
         """
-        return self._order(cmd.Enqueue(tasks), durable=True)
+        future: asyncio.Future[Sequence[ev.TaskEnqueued]] = asyncio.Future()
+        self._order(NewTasks(like, payloads, future, durable=True))
+        return future
 
     async def execute(self, command: cmd.Command) -> Sequence[ev.Event]:
         """Carry out a command and return its events, which are written when this returns."""
         await self.load()
-        return await self._order(command, durable=False)
+        future: asyncio.Future[Sequence[ev.Event]] = asyncio.Future()
+        self._order(CommandOrder(command, future, durable=False))
+        return await future
 
     def post(self, command: cmd.Command) -> None:
         """Order a command whose answer nobody waits for, such as an attempt's outcome."""
-        self._orders.append(Order(command, None, durable=False))
+        self._orders.append(CommandOrder(command, None, durable=False))
         self._ordered.set()
 
     async def settle(self) -> None:
         """Return once everything ordered so far is written, or was refused."""
-        await self._order(cmd.Enqueue(()), durable=False)
+        future: asyncio.Future[object] = asyncio.Future()
+        self._order(NewTasks(_NO_TASK, (), future, durable=False))
+        await future
 
     async def flush(self) -> None:
         """Return once everything ordered so far is durable."""
@@ -144,17 +162,16 @@ class AsyncTaskQueue:
         if self.is_loaded:
             await self.make_durable(self.projection.seq)
 
-    def _order(self, command: cmd.Command, *, durable: bool) -> asyncio.Future[Sequence[ev.Event]]:
-        self._check()
+    def _order(self, order: Order) -> None:
+        if self._failure is not None or not self._tasks:
+            self._check()
         if len(self._orders) >= MAX_WAITING_COMMANDS:
             raise QueueFull(
                 f"{len(self._orders)} commands of this process wait to be written to "
                 f"{self.storage.location}. Next: await earlier calls before making more"
             )
-        future: asyncio.Future[Sequence[ev.Event]] = asyncio.get_running_loop().create_future()
-        self._orders.append(Order(command, future, durable))
+        self._orders.append(order)
         self._ordered.set()
-        return future
 
     def _check(self) -> None:
         if not self._tasks:
@@ -229,7 +246,8 @@ class AsyncTaskQueue:
     async def _commit_forever(self) -> None:
         while True:
             await self._ordered.wait()
-            await asyncio.sleep(0)  # what follows from it, such as the next claim, joins the batch
+            if self._follower.listeners:  # what follows from it, such as the next claim, joins it
+                await asyncio.sleep(0)
             self._ordered.clear()
             while self._orders:
                 batch: list[Order] = []
@@ -268,8 +286,8 @@ class AsyncTaskQueue:
             order = batch[0]
             if order.future is not None:
                 tell(order.future, error)
-            elif (failure := failure_of(order.command, error)) is not None:
-                await self._commit_readable([Order(failure, None, durable=False)])
+            elif (failure := failure_of(order, error)) is not None:
+                await self._commit_readable([CommandOrder(failure, None, durable=False)])
 
     async def _commit(self, batch: list[Order]) -> None:
         """Append the events of a batch as one commit and answer whoever ordered it."""
@@ -277,13 +295,13 @@ class AsyncTaskQueue:
         durably: list[Waiter] = []
         for order, answer in zip(batch, answers, strict=True):
             future = order.future
-            if future is None or future.done():
+            if future is None:
                 continue
             if isinstance(answer, OmniqError):
-                future.set_exception(answer)
+                tell(future, answer)
             elif order.durable:
                 durably.append((future, answer))
-            else:
+            elif not future.done():
                 future.set_result(answer)
         self._syncer.acknowledge(0 if commit is None else commit.last_seq, durably)
         if commit is not None:
@@ -311,15 +329,10 @@ class AsyncTaskQueue:
 
     async def _append_unread(self, batch: list[Order]) -> tuple[ev.Commit | None, Answers]:
         """Append new tasks without knowing what else is in the journal."""
-        answers: Answers = []
-        events: list[ev.Event] = []
-        for order in batch:
-            assert type(order.command) is cmd.Enqueue, "all other commands load the state"
-            answers.append(order.command.tasks)
-            events.extend(order.command.tasks)
+        now, durable = self.clock.now_us(), any(order.durable for order in batch)
+        events, answers = name_all(batch, self.entropy.task_ids(now))
         if not events:
             return None, answers
-        now, durable = self.clock.now_us(), any(order.durable for order in batch)
         commit = await self.storage.append(events, at=now, actor=self.actor, durable=durable)
         return commit, answers
 
@@ -330,7 +343,7 @@ class AsyncTaskQueue:
             seq, at = state.seq, max(self.clock.now_us(), state.at)
             state.begin(at)
             try:
-                events, answers = decide_all(state, batch, at)
+                events, answers = decide_all(state, batch, at, self.entropy.task_ids(at))
                 if not events:
                     state.rollback()
                     return None, answers

@@ -160,7 +160,11 @@ class Codecs:
         if self.codec == "cloudpickle":
             payload = _pickle((args, kwargs), f"the arguments of {_name(signature)}")
         else:
-            payload = _encode_arguments(signature, args, kwargs)
+            try:
+                payload = _encoder.encode((args, kwargs))
+            except _UNENCODABLE:
+                _name_culprit(signature, args, kwargs)
+                raise  # it is none of the arguments by itself
             if not is_plain:
                 _check_each(signature, args, kwargs, payload)
         if len(payload) > self.limit:
@@ -273,15 +277,12 @@ def _as_call(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def _encode_arguments(
+def _name_culprit(
     signature: Signature | None, args: tuple[object, ...], kwargs: dict[str, object]
-) -> bytes:
-    try:
-        return _encoder.encode((args, kwargs))
-    except _UNENCODABLE:
-        for where, value in _named(signature, args, kwargs):
-            _encode(value, f"argument {where!r} of {_name(signature)}")
-        raise  # every argument by itself can be encoded, so it is not the arguments
+) -> None:
+    """Raise `SerializationError` for the first argument that cannot be encoded, if it is one."""
+    for where, value in _named(signature, args, kwargs):
+        _encode(value, f"argument {where!r} of {_name(signature)}")
 
 
 def _check_each(

@@ -29,6 +29,7 @@ from omniq.models import (
 )
 
 if TYPE_CHECKING:
+    from omniq.clock import Clock
     from omniq.config import Settings
     from omniq.core.task import TaskRecord
     from omniq.queue import AsyncTaskQueue
@@ -201,35 +202,22 @@ class Enqueuer:
         app = self._app
         payload = app.codecs.encode_arguments(self._signature, args, kwargs)
         queue = app.running or await app.engine()
-        now = queue.clock.now_us()
-        like, task_id = self._prototype_at(now), queue.entropy.task_id(now)
-        task = replace(like, task_id=task_id, payload=payload)
-        if like.interval_us:
-            task = replace(task, series_id=task_id)
-        await queue.enqueue((task,))
-        return TaskHandle(app, task_id, self._returns)
+        like = self._prototype if self._is_due_at_once else self._prototype_at(queue.clock)
+        (task,) = await queue.enqueue(like, (payload,))
+        return TaskHandle(app, task.task_id, self._returns)
 
     async def enqueue_many(self, calls: list[Call]) -> list[TaskHandle[Any]]:
         """Enqueue a task for each call, all or none, and return their handles."""
         app, kind = self._app, self._returns
         payloads = app.codecs.encode_calls(self._signature, calls)
         queue = app.running or await app.engine()
-        now = queue.clock.now_us()
-        ids, like = queue.entropy.task_ids(now, len(payloads)), self._prototype_at(now)
-        tasks = [
-            replace(like, task_id=task_id, payload=payload)
-            for task_id, payload in zip(ids, payloads, strict=True)
-        ]
-        if like.interval_us:
-            tasks = [replace(task, series_id=task.task_id) for task in tasks]
-        await queue.enqueue(tuple(tasks))
-        return [TaskHandle(app, task_id, kind) for task_id in ids]
+        like = self._prototype if self._is_due_at_once else self._prototype_at(queue.clock)
+        tasks = await queue.enqueue(like, payloads)
+        return [TaskHandle(app, task.task_id, kind) for task in tasks]
 
-    def _prototype_at(self, now: int) -> TaskEnqueued:
-        """Return the event of a task that is enqueued now, but for what the call says."""
-        if self._is_due_at_once:
-            return self._prototype
-        return replace(self._prototype, due_at=self._options.due_at(now))
+    def _prototype_at(self, clock: Clock) -> TaskEnqueued:
+        """Return the event of a task that is due some time from now."""
+        return replace(self._prototype, due_at=self._options.due_at(clock.now_us()))
 
 
 class TaskFunction[**P, R, C]:

@@ -13,39 +13,28 @@ import hashlib
 __all__ = (
     "COUNTS",
     "ENTROPY_BYTES",
-    "FRACTIONS",
     "block_of",
-    "millisecond_part",
     "next_run_id",
     "uuid7",
 )
 
 ENTROPY_BYTES = 8
-# What follows the milliseconds, by the microseconds: formatting them took most of an id's time.
-FRACTIONS = tuple(f"-7{microseconds * 4096 // 1000:03x}-" for microseconds in range(1000))
 COUNTS = tuple(f"{count:03x}" for count in range(1 << 12))  # the ends of the ids of a block
 
 
 def uuid7(at_us: int, entropy: bytes) -> str:
     """Return the UUIDv7 for a time in microseconds and at least `ENTROPY_BYTES` of entropy."""
     milliseconds, microseconds = divmod(at_us, 1000)
-    return millisecond_part(milliseconds) + FRACTIONS[microseconds] + _random_part(entropy)
-
-
-def millisecond_part(milliseconds: int) -> str:
-    """Return the beginning of the ids of a millisecond."""
-    text = f"{milliseconds:012x}"
-    return f"{text[:8]}-{text[8:]}"
-
-
-def block_of(entropy: bytes) -> str:
-    """Return what stands between the time and the count in the ids of a block, 50 bits of it."""
-    return _random_part(entropy)[:-3]
-
-
-def _random_part(entropy: bytes) -> str:
+    time = f"{milliseconds:012x}"
+    fraction = microseconds * 4096 // 1000
     first, digits = entropy[0], entropy.hex()
-    return f"{0x80 | first >> 6 << 4 | first & 0x0F:02x}{digits[2:4]}-{digits[4:16]}"
+    variant = 0x80 | first >> 6 << 4 | first & 0x0F
+    return f"{time[:8]}-{time[8:]}-7{fraction:03x}-{variant:02x}{digits[2:4]}-{digits[4:16]}"
+
+
+def block_of(at_us: int, entropy: bytes) -> str:
+    """Return what the ids of a block begin with, all but their count; 50 bits are random."""
+    return uuid7(at_us, entropy)[:-3]
 
 
 def next_run_id(previous_id: str, at_us: int) -> str:

@@ -11,7 +11,7 @@ from omniq.clock import Clock, Entropy, Timer
 from omniq.core.ids import ENTROPY_BYTES, uuid7
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ("SeededEntropy", "VirtualClock", "settle")
 
@@ -105,9 +105,10 @@ class SeededEntropy(Entropy):
         self._seed = seed
         self._count = 0
 
-    def task_id(self, at_us: int) -> str:
-        """Return a new UUIDv7 as text."""
-        return uuid7(at_us, self._draw(ENTROPY_BYTES))
+    def task_ids(self, at_us: int) -> Iterator[str]:
+        """Yield new UUIDv7s of one time as text, without end."""
+        while True:
+            yield uuid7(at_us, self._draw(ENTROPY_BYTES))
 
     def name(self) -> str:
         """Return a new name of ten letters and digits."""

@@ -1,17 +1,22 @@
 """What is enqueued in bulk is just what would be enqueued call by call."""
 
+import asyncio
 import uuid
+from itertools import islice
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from omniq import AsyncOmniQ
 from omniq.clock import SystemEntropy
 from omniq.core.ids import COUNTS
 from omniq.errors import OmniqError, PayloadTooLarge
 from omniq.serialization import Call, Codecs, Signature
+from omniq.testing import VirtualClock
 
 LIMIT = 60
+START_US = 1_800_000_000_123_456
 
 
 def plain(number: int, text: str = "") -> None: ...
@@ -83,10 +88,30 @@ def test_bulk_says_how_large_a_call_is():
 @given(st.integers(0, (1 << 48) * 1000 - 1), st.integers(0, 600))
 @example(1_767_225_600_123_456, len(COUNTS) + 1)
 def test_ids_in_bulk_are_different_and_of_one_time(at, count):
-    ids = SystemEntropy().task_ids(at, count)
+    ids = list(islice(SystemEntropy().task_ids(at), count))
     assert len(set(ids)) == len(ids) == count
     assert sorted(ids[: len(COUNTS)]) == ids[: len(COUNTS)]
     for text in ids:
         made = uuid.UUID(text)
         assert str(made) == text
         assert (made.version, made.variant, made.int >> 80) == (7, uuid.RFC_4122, at // 1000)
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+@pytest.mark.parametrize("name", ["journal", "jobs.db"])
+async def test_calls_that_share_a_commit_have_ids_of_its_time_and_in_its_order(
+    tmp_path, name, is_loaded
+):
+    clock = VirtualClock(START_US)
+    async with AsyncOmniQ(tmp_path / name, clock=clock) as oq:
+        if is_loaded:
+            await oq.stats()
+        task = oq.task(plain)
+        calls = [task.enqueue(1), task.enqueue_many([(2,), (3,)]), task.enqueue(4)]
+        first, others, last = await asyncio.gather(*calls)
+        (commit,) = await oq.storage.read(0)
+        assert (await oq.storage.head()).at == START_US
+        ids = [handle.id for handle in (first, *others, last)]
+        assert [event.task_id for event in commit.events] == sorted(ids) == ids
+        for text in ids:
+            assert uuid.UUID(text).int >> 80 == START_US // 1000

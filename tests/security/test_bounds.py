@@ -203,15 +203,14 @@ def test_payloads_above_the_limit_are_not_read() -> None:
 async def test_worker_fails_a_task_whose_arguments_are_above_its_limit(tmp_path: Path) -> None:
     async with AsyncOmniQ(tmp_path / "journal", max_payload_bytes=MIB) as producer:
         handle = await producer.enqueue(jobs.add, 1, b=2)
-        large = TaskEnqueued(
-            "large", "tests.app.jobs:add", "default", msgspec.msgpack.encode(([1, 2], {}))
-        )
-        await (await producer.engine()).enqueue((large,))
+        like = TaskEnqueued("", "tests.app.jobs:add", "default", b"")
+        arguments = msgspec.msgpack.encode(([1, 2], {}))
+        (large,) = await (await producer.engine()).enqueue(like, (arguments,))
     async with AsyncOmniQ(tmp_path / "journal", max_payload_bytes=4) as worker:
         worker.task(jobs.add)
         await worker.worker().drain()
         with pytest.raises(TaskFailed, match="max_payload_bytes=4") as caught:
-            await worker.handle("large").result()
+            await worker.handle(large.task_id).result()
         assert not caught.value.error.is_retryable
         with pytest.raises(TaskFailed):
             await worker.handle(handle.id).result()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from omniq import AsyncOmniQ, OmniqError, TaskCancelled, TaskFailed, TaskStatus
+from omniq.core import commands as cmd
 from omniq.core import events as ev
 from omniq.errors import CorruptJournal, IllegalEvent, StorageError, UnsupportedFormat
 from omniq.host import boot_id, host_name
@@ -121,7 +122,7 @@ async def test_attempt_that_is_given_up_is_named_tamely(
                     continue
 
         task = ev.TaskEnqueued(TERMINAL, "stubborn", "q", b"\x92\x90\x80", timeout_us=10_000)
-        await (await oq.engine()).enqueue((task,))
+        await (await oq.engine()).execute(cmd.Enqueue((task,)))
         given_up = asyncio.Event()
 
         def notice(_record: logging.LogRecord) -> bool:
