@@ -12,6 +12,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from omniq.core import events as ev
+from omniq.core.events import TaskStarted, TaskSucceeded
 from omniq.core.task import NO_RUN, Run, TaskRecord, TaskSpec
 from omniq.core.transitions import TRANSITIONS, TaskStatus
 from omniq.errors import IllegalEvent
@@ -28,25 +29,26 @@ def evolve(task: TaskRecord | None, event: ev.TaskEvent, at: int) -> TaskRecord:
             return enqueued(event, TaskSpec.of(event), at)
         raise IllegalEvent(event.task_id, ev.kind_of(event), "unknown")
     following = TRANSITIONS[task.status].get(type(event))
-    if following is not None:
-        if task.status is _RUNNING and _is_of_another_claim(task, event):
-            state = f"{task.status}, attempt {task.attempt} of worker {task.run.worker}"
-            raise IllegalEvent(event.task_id, ev.kind_of(event), state)
-        if type(event) is ev.TaskStarted and event.attempt != task.attempt + 1:
+    if following is None:
+        if isinstance(event, ev.TaskLate):
+            return task
+        raise IllegalEvent(event.task_id, ev.kind_of(event), task.status)
+    # `type(event) is` where it counts: for a Struct, isinstance and class patterns are slow.
+    if type(event) is TaskStarted:
+        if event.attempt != task.attempt + 1:
             state = f"{task.status}, attempt {task.attempt}"
             raise IllegalEvent(event.task_id, ev.kind_of(event), state)
-        return _changed(task, event, following, at)
-    if isinstance(event, ev.TaskLate):
-        return task
-    raise IllegalEvent(event.task_id, ev.kind_of(event), task.status)
-
-
-def _is_of_another_claim(task: TaskRecord, event: ev.TaskEvent) -> bool:
-    """Whether an event of a running task names another attempt or worker than the one it has."""
-    if type(event) is ev.TaskCancelRequested:
-        return False
-    # By the table, what else can happen to a running task has both.
-    return event.attempt != task.attempt or event.worker != task.run.worker  # type: ignore[union-attr]
+        return replace(task, status=following, attempt=event.attempt, run=Run(event.worker, at))
+    run = task.run
+    if task.status is _RUNNING and type(event) is not ev.TaskCancelRequested:
+        # By the table, what else can happen to a running task names the claim that it is about.
+        if event.attempt != task.attempt or event.worker != run.worker:  # type: ignore[union-attr]
+            state = f"{task.status}, attempt {task.attempt} of worker {run.worker}"
+            raise IllegalEvent(event.task_id, ev.kind_of(event), state)
+        if type(event) is TaskSucceeded:
+            run = replace(run, finished_at=at, codec=event.codec)
+            return replace(task, status=following, run=run, error=None, result=event.result)
+    return _changed(task, event, following, at)
 
 
 def enqueued(event: ev.TaskEnqueued, spec: TaskSpec, at: int) -> TaskRecord:
@@ -54,17 +56,11 @@ def enqueued(event: ev.TaskEnqueued, spec: TaskSpec, at: int) -> TaskRecord:
     return TaskRecord(event.task_id, spec, event.payload, at, event.due_at or at)
 
 
-def _changed(  # noqa: C901, PLR0911 - one for each event
+def _changed(  # noqa: PLR0911 - one for each event
     task: TaskRecord, event: ev.TaskEvent, to: TaskStatus, at: int
 ) -> TaskRecord:
-    """Return the task with all that `event` says."""
+    """Return the task with all that `event`, none of the two common ones, says."""
     run = task.run
-    # `type(event) is` where it counts: a class pattern is an isinstance, slow for a Struct.
-    if type(event) is ev.TaskStarted:
-        return replace(task, status=to, attempt=event.attempt, run=Run(event.worker, at))
-    if type(event) is ev.TaskSucceeded:
-        run = replace(run, finished_at=at, codec=event.codec)
-        return replace(task, status=to, run=run, error=None, result=event.result)
     match event:
         case ev.TaskRetried():
             run = replace(run, finished_at=at)

@@ -39,7 +39,6 @@ type _OfATask = (
 )
 
 _PENDING, _RETRYING, _RUNNING = TaskStatus.PENDING, TaskStatus.RETRYING, TaskStatus.RUNNING
-_UNFINISHED = frozenset({_PENDING, _RETRYING, _RUNNING})
 _CHANGES = frozenset(kind for kinds in TRANSITIONS.values() for kind in kinds)
 _MAX_US = (1 << 63) - 1  # a forged lease may be longer than any time that can be written
 FORGET_AFTER = 1000  # specs at least, before it is worth looking for those that nobody has
@@ -210,60 +209,62 @@ class Projection:
                 return
         elif old is not None:
             del self.tasks[old.id]
-        self._count(old, new, restoring=restoring)
-        if old is not None:
-            self._leave(old)
-        if new is not None:
-            self._enter(new, restoring=restoring)
+        was_unfinished = old is not None and self._leave(old)
+        is_unfinished = new is not None and self._enter(new, restoring=restoring)
+        if was_unfinished is not is_unfinished:
+            task = old if new is None else new
+            assert task is not None, "something is replaced, or by something"
+            self._begin_or_end(task, begins=is_unfinished, restoring=restoring)
+        if new is None and old is not None and not any(self.counts[old.spec.queue].values()):
+            del self.counts[old.spec.queue]
 
-    def _count(self, old: TaskRecord | None, new: TaskRecord | None, *, restoring: bool) -> None:
-        task = old if new is None else new
-        assert task is not None, "something is replaced, or by something"
+    def _begin_or_end(self, task: TaskRecord, *, begins: bool, restoring: bool) -> None:
+        """Count a task that is to be finished, or has been; it may lead its series, or did."""
         spec = task.spec
+        self.names[spec.name] = self.names.get(spec.name, 0) + (1 if begins else -1)
+        if spec.series_id and not restoring:
+            leader = self.series.get(spec.series_id)
+            if begins and leader is None:
+                self._lead(spec.series_id, task.id)
+            elif not begins and leader == task.id:
+                self._lead(spec.series_id, None)
+
+    def _leave(self, task: TaskRecord) -> bool:
+        """Take a task out of the indexes by status; return whether it was unfinished."""
+        status = task.status
+        self.counts[task.spec.queue][status] -= 1
+        if status is _RUNNING:
+            worker = task.run.worker
+            held = self.running[worker]
+            held.pop(task.id, None)
+            if not held:
+                del self.running[worker]
+        elif status is _PENDING or status is _RETRYING:
+            self.waiting.discard(task)
+        else:
+            return False
+        return True
+
+    def _enter(self, task: TaskRecord, *, restoring: bool) -> bool:
+        """Take a task into the indexes by status; return whether it is unfinished."""
+        status, spec = task.status, task.spec
         counts = self.counts.get(spec.queue)
         if counts is None:
             counts = self.counts[spec.queue] = _NO_COUNTS.copy()
-        was_unfinished = is_unfinished = False
-        if old is not None:
-            counts[old.status] -= 1
-            was_unfinished = old.status in _UNFINISHED
-        if new is not None:
-            counts[new.status] += 1
-            is_unfinished = new.status in _UNFINISHED
-        elif not any(counts.values()):
-            del self.counts[spec.queue]
-        if was_unfinished is is_unfinished:
-            return
-        self.names[spec.name] = self.names.get(spec.name, 0) + (1 if is_unfinished else -1)
-        if spec.series_id and not restoring:
-            leader = self.series.get(spec.series_id)
-            if is_unfinished and leader is None:
-                self._lead(spec.series_id, task.id)
-            elif was_unfinished and leader == task.id:
-                self._lead(spec.series_id, None)
-
-    def _leave(self, task: TaskRecord) -> None:
-        status = task.status
-        if status is _PENDING or status is _RETRYING:
-            self.waiting.discard(task)
-        elif status is _RUNNING:
-            held = self.running[task.run.worker]
-            held.pop(task.id, None)
-            if not held:
-                del self.running[task.run.worker]
-
-    def _enter(self, task: TaskRecord, *, restoring: bool) -> None:
-        status = task.status
-        if status is _PENDING or status is _RETRYING:
-            if not restoring:  # the index has kept its place
-                self.waiting.add(task, self.at)
-        elif status is _RUNNING:
+        counts[status] += 1
+        if status is _RUNNING:
             held = self.running.get(task.run.worker)
             if held is None:
                 held = self.running[task.run.worker] = {}
             held[task.id] = None
-        elif task.spec.result_ttl_us:
-            heappush(self._expiry, (_expires_at(task), task.id))
+        elif status is _PENDING or status is _RETRYING:
+            if not restoring:  # the index has kept its place
+                self.waiting.add(task, self.at)
+        else:
+            if spec.result_ttl_us:
+                heappush(self._expiry, (_expires_at(task), task.id))
+            return False
+        return True
 
     def _lead(self, series_id: str, run: str | None) -> None:
         """Say which run the next one of a series will follow; none if the series has ended."""

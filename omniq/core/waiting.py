@@ -231,19 +231,20 @@ class WaitingTasks:
     def _drain(
         self, name: str, limit: int, now: int, may_run: Callable[[TaskRecord], bool]
     ) -> list[TaskRecord]:
-        queue = self._queues.get(name)
+        queue, tasks, trial = self._queues.get(name), self._tasks, self._trial
+        noted: list[TaskRecord] = [] if trial is None else trial.taken
         taken: list[TaskRecord] = []
         while queue is not None and queue.priorities and len(taken) < limit:
             priority = queue.priorities[-1]
             lane = queue.lanes[priority]
             while lane and len(taken) < limit:
                 task = lane.pop()
-                if not self._counts(task):
-                    self._note(task)
+                if tasks.get(task.id) is not task:
+                    noted.append(task)
                 elif task.due_at > now:  # the clock was set back
                     self._add_later(task)
                 elif may_run(task):
-                    self._note(task)
+                    noted.append(task)
                     taken.append(task)
                 else:
                     self._aside.setdefault(task.spec.name, {})[task.id] = task
