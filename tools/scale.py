@@ -74,13 +74,6 @@ def microseconds(seconds: float, count: int) -> float:
     return 1e6 * seconds / count
 
 
-async def timed_fill(noop: Any, count: int) -> float:
-    """Enqueue so many, and return microseconds a task."""
-    began = time.perf_counter()
-    await fill(noop, count)
-    return microseconds(time.perf_counter() - began, count)
-
-
 async def timed_drain(oq: AsyncOmniQ, count: int, **options: Any) -> float:
     """Run all that is due, which is so many, and return microseconds a task."""
     before = (await oq.stats()).by_status[TaskStatus.SUCCESS]
@@ -97,20 +90,32 @@ async def timed_drain(oq: AsyncOmniQ, count: int, **options: Any) -> float:
 
 
 def enqueue_beside_pending(folder: Path, size: Size) -> tuple[float, float]:
-    """Enqueue beside few pending tasks and beside many, in a process that has read all of them."""
+    """Enqueue beside few pending tasks and beside many, in a process that has read all of them.
 
-    async def run() -> tuple[float, float]:
-        oq, tasks = app_on(folder, "file")
-        async with oq:
-            await oq.stats()
-            first = await timed_fill(tasks.noop, MANY)
-            await fill(tasks.noop, size.pending - 2 * MANY)
-            await oq.stats()
-            last = await timed_fill(tasks.noop, MANY)
-            await check(oq, "PENDING", size.pending)
-        return first, last
+    A call here and a call there take turns: a machine changes its speed within a second.
+    """
+    places = [folder / "few", folder / "many"]
+    costs = [0.0, 0.0]
 
-    return asyncio.run(run())
+    async def run() -> None:
+        apps = []
+        for where, pending in zip(places, (MANY, size.pending), strict=True):
+            where.mkdir()
+            oq, tasks = app_on(where, "file")
+            await oq.stats()
+            await fill(tasks.noop, pending - MANY)
+            apps.append((oq, tasks.noop, pending))
+        for _ in range(MANY // TOGETHER):
+            for place, (_, noop, _) in enumerate(apps):
+                began = time.perf_counter()
+                await fill(noop, TOGETHER)
+                costs[place] += microseconds(time.perf_counter() - began, MANY)
+        for oq, _, pending in apps:
+            await check(oq, "PENDING", pending)
+            await oq.close()
+
+    asyncio.run(run())
+    return costs[0], costs[1]
 
 
 def drain_pending(folder: Path, size: Size) -> tuple[float, float]:
