@@ -257,6 +257,8 @@ class AsyncTaskQueue:
                 except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
                     self._refuse(batch, error)
                     break
+                if self._orders:
+                    await asyncio.sleep(0)  # a commit may take 10 ms of somebody's event loop
 
     async def _commit_what_fits(self, batch: list[Order]) -> None:
         """Commit a batch; on a full disk, into the room kept for them, only its outcomes.

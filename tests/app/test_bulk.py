@@ -12,6 +12,7 @@ from omniq import AsyncOmniQ
 from omniq.clock import SystemEntropy
 from omniq.core.ids import COUNTS
 from omniq.errors import OmniqError, PayloadTooLarge
+from omniq.orders import MAX_BATCH_EVENTS
 from omniq.serialization import Call, Codecs, Signature
 from omniq.testing import VirtualClock
 
@@ -115,3 +116,25 @@ async def test_calls_that_share_a_commit_have_ids_of_its_time_and_in_its_order(
         assert [event.task_id for event in commit.events] == sorted(ids) == ids
         for text in ids:
             assert uuid.UUID(text).int >> 80 == START_US // 1000
+
+
+@pytest.mark.parametrize("name", ["journal", None])
+async def test_between_two_commits_the_event_loop_goes_on(tmp_path, monkeypatch, name):
+    async with AsyncOmniQ("memory://" if name is None else tmp_path / name) as oq:
+        loop, append = asyncio.get_running_loop(), oq.storage.append
+        turns, commits = [0], list[int]()
+
+        def turn() -> None:
+            turns[0] += 1
+            loop.call_soon(turn)
+
+        async def noted(*args, **options):
+            commits.append(turns[0])
+            return await append(*args, **options)
+
+        monkeypatch.setattr(oq.storage, "append", noted)
+        task = oq.task(plain)
+        calls = [task.enqueue_many([(1,)] * MAX_BATCH_EVENTS) for _ in range(3)]
+        turn()
+        await asyncio.gather(*calls)
+        assert len(commits) == len(set(commits)) == 3
