@@ -45,6 +45,10 @@ bench: .venv/.installed-dev  ## What it costs, beside floors of the same run; AR
 profile: .venv/.installed-dev  ## Where the time goes in a measure of the benchmark: ARGS="'drain file' --calls"
 	$(BIN)/python tools/profiling.py $(ARGS)
 
+.PHONY: instructions
+instructions: .venv/.installed-dev  ## How many instructions a call takes, counted by valgrind; ARGS="--only fold"
+	$(BIN)/python tools/instructions.py $(ARGS)
+
 .PHONY: scale
 scale: .venv/.installed-dev  ## Costs at a thousand times the size, beside those at the usual one; takes minutes
 	$(BIN)/python tools/scale.py $(ARGS)
