@@ -60,7 +60,7 @@ class NewTasks(msgspec.Struct):
 
     like: TaskEnqueued
     payloads: Sequence[bytes]
-    future: asyncio.Future[Any] | None
+    future: asyncio.Future[Any]
     durable: bool
 
     def named(self, ids: Iterator[str]) -> list[TaskEnqueued]:

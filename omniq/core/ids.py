@@ -1,9 +1,9 @@
 """Task ids: UUIDv7 as text (RFC 9562, section 5.7), so that ids sort by the time they were made.
 
 The 12 bits behind the millisecond hold the fraction of the millisecond (RFC 9562, section 6.2,
-method 3), the rest is the caller's entropy. Of ids that are made together, the last 12 bits count
-(method 1): drawing and formatting entropy takes longer than all the rest of making an id, and ids
-of one call sort in its order.
+method 3), the rest is the caller's entropy. Of ids that are made together, as those of a commit
+are, the last 12 bits count (method 1): drawing and formatting entropy takes longer than all the
+rest of making an id, and ids of one commit sort in its order.
 """
 
 from __future__ import annotations
