@@ -108,8 +108,7 @@ def decide_all(
         except OmniqError as refusal:
             answers.append(refusal)
             continue
-        for event in decided:
-            state.apply_event(event)
+        state.apply_events(decided)
         events.extend(decided)
         answers.append(decided)
     return events, answers

@@ -17,9 +17,13 @@ from omniq.core.task import NO_RUN, Run, TaskRecord, TaskSpec
 from omniq.core.transitions import TRANSITIONS, TaskStatus
 from omniq.errors import IllegalEvent
 
-__all__ = ("enqueued", "evolve")
+__all__ = ("ended", "enqueued", "evolve", "illegal", "started", "succeeded")
 
 _RUNNING = TaskStatus.RUNNING
+_STARTS, _SUCCEEDS = (
+    {status: table[kind] for status, table in TRANSITIONS.items() if kind in table}
+    for kind in (TaskStarted, TaskSucceeded)
+)
 
 
 def evolve(task: TaskRecord | None, event: ev.TaskEvent, at: int) -> TaskRecord:
@@ -27,28 +31,24 @@ def evolve(task: TaskRecord | None, event: ev.TaskEvent, at: int) -> TaskRecord:
     if task is None:
         if isinstance(event, ev.TaskEnqueued):
             return enqueued(event, TaskSpec.of(event), at)
-        raise IllegalEvent(event.task_id, ev.kind_of(event), "unknown")
+        raise illegal(None, event)
+    if isinstance(event, TaskStarted):
+        return started(task, event, Run(event.worker, at))
+    if isinstance(event, TaskSucceeded):
+        return succeeded(task, event, ended(task.run, event, at))
     following = TRANSITIONS[task.status].get(type(event))
     if following is None:
         if isinstance(event, ev.TaskLate):
             return task
-        raise IllegalEvent(event.task_id, ev.kind_of(event), task.status)
-    # `type(event) is` where it counts: for a Struct, isinstance and class patterns are slow.
-    if type(event) is TaskStarted:
-        if event.attempt != task.attempt + 1:
-            state = f"{task.status}, attempt {task.attempt}"
-            raise IllegalEvent(event.task_id, ev.kind_of(event), state)
-        return replace(task, status=following, attempt=event.attempt, run=Run(event.worker, at))
-    run = task.run
-    if task.status is _RUNNING and type(event) is not ev.TaskCancelRequested:
-        # By the table, what else can happen to a running task names the claim that it is about.
-        if event.attempt != task.attempt or event.worker != run.worker:  # type: ignore[union-attr]
-            state = f"{task.status}, attempt {task.attempt} of worker {run.worker}"
-            raise IllegalEvent(event.task_id, ev.kind_of(event), state)
-        if type(event) is TaskSucceeded:
-            run = replace(run, finished_at=at, codec=event.codec)
-            return replace(task, status=following, run=run, error=None, result=event.result)
+        raise illegal(task, event)
+    # By the table, what else can happen to a running task names the claim that it is about.
+    names_claim = task.status is _RUNNING and not isinstance(event, ev.TaskCancelRequested)
+    if names_claim and (event.attempt, event.worker) != (task.attempt, task.run.worker):  # type: ignore[union-attr]
+        raise _of_another_claim(task, event)
     return _changed(task, event, following, at)
+
+
+# The common events, of which many are folded at once. What their tasks share is made once.
 
 
 def enqueued(event: ev.TaskEnqueued, spec: TaskSpec, at: int) -> TaskRecord:
@@ -56,10 +56,45 @@ def enqueued(event: ev.TaskEnqueued, spec: TaskSpec, at: int) -> TaskRecord:
     return TaskRecord(event.task_id, spec, event.payload, at, event.due_at or at)
 
 
+def started(task: TaskRecord, event: TaskStarted, run: Run) -> TaskRecord:
+    """Return the task as it runs. `run` is of the event's worker and time, and may be shared."""
+    following = _STARTS.get(task.status)
+    if following is None:
+        raise illegal(task, event)
+    if event.attempt != task.attempt + 1:
+        raise illegal(task, event, f", attempt {task.attempt}")
+    return replace(task, status=following, attempt=event.attempt, run=run)
+
+
+def succeeded(task: TaskRecord, event: TaskSucceeded, run: Run) -> TaskRecord:
+    """Return the finished task. `run` is what `ended` makes of the task's, and may be shared."""
+    following = _SUCCEEDS.get(task.status)
+    if following is None:
+        raise illegal(task, event)
+    if event.attempt != task.attempt or event.worker != task.run.worker:
+        raise _of_another_claim(task, event)
+    return replace(task, status=following, run=run, error=None, result=event.result)
+
+
+def ended(run: Run, event: TaskSucceeded, at: int) -> Run:
+    """Return the run of a task that succeeded."""
+    return replace(run, finished_at=at, codec=event.codec)
+
+
+def illegal(task: TaskRecord | None, event: ev.TaskEvent, claim: str = "") -> IllegalEvent:
+    """Return the error that such an event cannot follow; None stands for an unknown task."""
+    state = "unknown" if task is None else f"{task.status}{claim}"
+    return IllegalEvent(event.task_id, ev.kind_of(event), state)
+
+
+def _of_another_claim(task: TaskRecord, event: ev.TaskEvent) -> IllegalEvent:
+    return illegal(task, event, f", attempt {task.attempt} of worker {task.run.worker}")
+
+
 def _changed(  # noqa: PLR0911 - one for each event
     task: TaskRecord, event: ev.TaskEvent, to: TaskStatus, at: int
 ) -> TaskRecord:
-    """Return the task with all that `event`, none of the two common ones, says."""
+    """Return the task with all that `event`, none of the common ones, says."""
     run = task.run
     match event:
         case ev.TaskRetried():

@@ -48,6 +48,17 @@ class Lane:
             self._parts.append(tuple(last))
             last.clear()
 
+    def extend(self, tasks: Iterable[TaskRecord]) -> None:
+        """Put several tasks at the end."""
+        last = self._last
+        for task in tasks:
+            last.append(task)
+            if len(last) == TASKS_A_PART:
+                self._parts.append(tuple(last))
+                last.clear()
+        if not self._first:
+            self._move_up()
+
     def put_first(self, task: TaskRecord) -> None:
         """Put a task before all others."""
         self._first.append(task)

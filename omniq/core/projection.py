@@ -8,28 +8,30 @@ events before they are written and take them back if they could not be.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from heapq import heappop, heappush
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from omniq.core import events as ev
-from omniq.core.evolve import enqueued, evolve
-from omniq.core.task import TaskRecord, TaskSpec, WorkerRecord
+from omniq.core.events import TaskStarted, TaskSucceeded
+from omniq.core.evolve import ended, enqueued, evolve, illegal, started, succeeded
+from omniq.core.task import NO_RUN, Run, TaskRecord, TaskSpec, WorkerRecord
 from omniq.core.transitions import TRANSITIONS, TaskStatus
 from omniq.core.waiting import WaitingTasks
 from omniq.errors import IllegalEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ("Projection", "State")
 
 
+type _Reaction[E] = Callable[[Projection, Iterable[E]], None]
 type _OfATask = (
-    ev.TaskStarted
-    | ev.TaskSucceeded
-    | ev.TaskRetried
+    ev.TaskRetried
     | ev.TaskFailed
     | ev.TaskCancelled
     | ev.TaskCancelRequested
@@ -67,6 +69,17 @@ class _Undo(msgspec.Struct):
     series: dict[str, str | None]  # who led those that changed
 
 
+def _to_each[E](react: Callable[[Projection, E], None]) -> _Reaction[E]:
+    """Return a reaction to several events from one to a single event."""
+
+    def react_to_each(state: Projection, events: Iterable[E]) -> None:
+        for event in events:
+            state.seq += 1
+            react(state, event)
+
+    return react_to_each
+
+
 class Projection:
     """Fold of a journal up to `seq`. Not thread-safe: its owner is one event loop."""
 
@@ -76,11 +89,13 @@ class Projection:
         self.tasks: dict[str, TaskRecord] = {}
         self.workers: dict[str, WorkerRecord] = {}
         self.heard: dict[str, int] = {}  # worker -> sequence number of its latest sign of life
-        self.running: dict[str, dict[str, None]] = {}  # worker -> ids of the tasks it holds
+        # worker -> ids of the tasks it holds
+        self.running: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self.series: dict[str, str] = {}  # series id -> id of the unfinished run that leads it
         self.paused: set[str] = set()
-        self.counts: dict[str, dict[TaskStatus, int]] = {}  # queue -> status -> number
-        self.names: dict[str, int] = {}  # task name -> number of tasks that are not finished
+        # queue -> status -> number
+        self.counts: defaultdict[str, dict[TaskStatus, int]] = defaultdict(_NO_COUNTS.copy)
+        self.names: defaultdict[str, int] = defaultdict(int)  # name -> number of unfinished tasks
         self.waiting = WaitingTasks(self.tasks)
         self._expiry: list[tuple[int, str]] = []  # (when the result may go, id)
         self._specs: dict[TaskSpec, TaskSpec] = {}
@@ -91,15 +106,12 @@ class Projection:
         """Take in the commit that follows `seq`."""
         assert commit.first_seq == self.seq + 1, "commits are applied in order, without gaps"
         self.at = commit.at
-        reactions = self._reactions
-        for event in commit.events:  # as `apply_event` does, without the call
-            self.seq += 1
-            reactions[type(event)](self, event)
+        self.apply_events(commit.events)
 
-    def apply_event(self, event: ev.Event) -> None:
-        """Take in the next event, at the time `at`."""
-        self.seq += 1
-        self._reactions[type(event)](self, event)
+    def apply_events(self, events: Iterable[ev.Event]) -> None:
+        """Take in the next events, at the time `at`."""
+        for kind, alike in groupby(events, type):
+            self._reactions[kind](self, alike)
 
     def state(self) -> State:
         """Return what the projection says, to compare, show or store."""
@@ -178,17 +190,84 @@ class Projection:
             heappush(self._expiry, entry)
         return tuple([task_id for _, task_id in found])
 
-    # Reacting.
+    # Reacting to the common events, many at once: in half the time that `_replace` takes for each.
 
-    def _enqueue(self, event: ev.TaskEnqueued) -> None:
-        if event.task_id in self.tasks:
-            raise IllegalEvent(event.task_id, ev.kind_of(event), self.tasks[event.task_id].status)
-        self._replace(None, enqueued(event, self.share(TaskSpec.of(event)), self.at))
+    def _enqueue(self, events: Iterable[ev.TaskEnqueued]) -> None:
+        tasks, counts, names, undo, at = self.tasks, self.counts, self.names, self._undo, self.at
+        added: list[TaskRecord] = []
+        try:
+            for event in events:
+                self.seq += 1
+                if (known := tasks.get(event.task_id)) is not None:
+                    raise illegal(known, event)
+                spec = self.share(TaskSpec.of(event))
+                new = tasks[event.task_id] = enqueued(event, spec, at)
+                if undo is not None:
+                    undo.tasks.append((None, new))
+                counts[spec.queue][_PENDING] += 1
+                names[spec.name] += 1
+                if spec.series_id:
+                    self._begin_series(new)
+                added.append(new)
+        finally:
+            self.waiting.add(added, at)
 
-    def _start(self, event: ev.TaskStarted) -> None:
-        old = self.tasks.get(event.task_id)
-        self._replace(old, evolve(old, event, self.at))
-        self.heard[event.worker] = self.seq
+    def _start(self, events: Iterable[TaskStarted]) -> None:
+        tasks, counts, running, undo = self.tasks, self.counts, self.running, self._undo
+        heard = self.heard
+        run: Run | None = None
+        begun: list[TaskRecord] = []
+        try:
+            for event in events:
+                self.seq += 1
+                worker = event.worker
+                if run is None or worker != run.worker:  # what one claim starts shares its run
+                    run = Run(worker, self.at)
+                old = tasks.get(event.task_id)
+                if old is None:
+                    raise illegal(None, event)
+                new = tasks[event.task_id] = started(old, event, run)
+                if undo is not None:
+                    undo.tasks.append((old, new))
+                counted = counts[old.spec.queue]
+                counted[old.status] -= 1
+                counted[_RUNNING] += 1
+                running[worker][event.task_id] = None
+                heard[worker] = self.seq
+                begun.append(old)
+        finally:
+            self.waiting.discard(begun)
+
+    def _succeed(self, events: Iterable[TaskSucceeded]) -> None:
+        tasks, counts, names, undo, at = self.tasks, self.counts, self.names, self._undo, self.at
+        running, expiry = self.running, self._expiry
+        before: Run | None = None
+        after = NO_RUN
+        for event in events:
+            self.seq += 1
+            old = tasks.get(event.task_id)
+            if old is None:
+                raise illegal(None, event)
+            if old.run is not before or event.codec != after.codec:  # shared runs stay shared
+                before, after = old.run, ended(old.run, event, at)
+            new = tasks[event.task_id] = succeeded(old, event, after)
+            if undo is not None:
+                undo.tasks.append((old, new))
+            spec = old.spec
+            counted = counts[spec.queue]
+            counted[_RUNNING] -= 1
+            counted[new.status] += 1
+            names[spec.name] -= 1
+            held = running[event.worker]
+            held.pop(event.task_id, None)
+            if not held:
+                del running[event.worker]
+            if spec.result_ttl_us:
+                heappush(expiry, (at + spec.result_ttl_us, event.task_id))
+            if spec.series_id:
+                self._end_series(new)
+
+    # Reacting to the others, one by one.
 
     def _change(self, event: _OfATask) -> None:
         old = self.tasks.get(event.task_id)
@@ -214,20 +293,11 @@ class Projection:
         if was_unfinished is not is_unfinished:
             task = old if new is None else new
             assert task is not None, "something is replaced, or by something"
-            self._begin_or_end(task, begins=is_unfinished, restoring=restoring)
+            self.names[task.spec.name] += 1 if is_unfinished else -1
+            if task.spec.series_id and not restoring:
+                (self._begin_series if is_unfinished else self._end_series)(task)
         if new is None and old is not None and not any(self.counts[old.spec.queue].values()):
             del self.counts[old.spec.queue]
-
-    def _begin_or_end(self, task: TaskRecord, *, begins: bool, restoring: bool) -> None:
-        """Count a task that is to be finished, or has been; it may lead its series, or did."""
-        spec = task.spec
-        self.names[spec.name] = self.names.get(spec.name, 0) + (1 if begins else -1)
-        if spec.series_id and not restoring:
-            leader = self.series.get(spec.series_id)
-            if begins and leader is None:
-                self._lead(spec.series_id, task.id)
-            elif not begins and leader == task.id:
-                self._lead(spec.series_id, None)
 
     def _leave(self, task: TaskRecord) -> bool:
         """Take a task out of the indexes by status; return whether it was unfinished."""
@@ -240,7 +310,7 @@ class Projection:
             if not held:
                 del self.running[worker]
         elif status is _PENDING or status is _RETRYING:
-            self.waiting.discard(task)
+            self.waiting.discard((task,))
         else:
             return False
         return True
@@ -248,23 +318,27 @@ class Projection:
     def _enter(self, task: TaskRecord, *, restoring: bool) -> bool:
         """Take a task into the indexes by status; return whether it is unfinished."""
         status, spec = task.status, task.spec
-        counts = self.counts.get(spec.queue)
-        if counts is None:
-            counts = self.counts[spec.queue] = _NO_COUNTS.copy()
-        counts[status] += 1
+        self.counts[spec.queue][status] += 1
         if status is _RUNNING:
-            held = self.running.get(task.run.worker)
-            if held is None:
-                held = self.running[task.run.worker] = {}
-            held[task.id] = None
+            self.running[task.run.worker][task.id] = None
         elif status is _PENDING or status is _RETRYING:
             if not restoring:  # the index has kept its place
-                self.waiting.add(task, self.at)
+                self.waiting.add((task,), self.at)
         else:
             if spec.result_ttl_us:
                 heappush(self._expiry, (_expires_at(task), task.id))
             return False
         return True
+
+    def _begin_series(self, task: TaskRecord) -> None:
+        """Let an unfinished task lead its series, unless another run does."""
+        if task.spec.series_id not in self.series:
+            self._lead(task.spec.series_id, task.id)
+
+    def _end_series(self, task: TaskRecord) -> None:
+        """End the series of a finished task, if it led it."""
+        if self.series.get(task.spec.series_id) == task.id:
+            self._lead(task.spec.series_id, None)
 
     def _lead(self, series_id: str, run: str | None) -> None:
         """Say which run the next one of a series will follow; none if the series has ended."""
@@ -320,20 +394,21 @@ class Projection:
             self.workers[worker.id] = renewed
             self.heard[worker.id] = self.seq
 
-    # `type(event)` finds what to do in one step. For a Struct, each `isinstance` or class pattern
+    # `type` finds what to do in one step. For a Struct, each `isinstance` or class pattern
     # on the way would cost as much as the rest.
-    _reactions: ClassVar[dict[type[ev.JournalEvent], Callable[[Projection, Any], None]]] = {
-        **dict.fromkeys(_CHANGES, _change),
+    _reactions: ClassVar[dict[type[ev.JournalEvent], _Reaction[Any]]] = {
+        **dict.fromkeys(_CHANGES, _to_each(_change)),
         ev.TaskEnqueued: _enqueue,
-        ev.TaskStarted: _start,
-        ev.TaskLate: _ignore,
-        ev.ResultExpired: _expire,
-        ev.WorkerJoined: _join,
-        ev.WorkerRenewed: _renew,
-        ev.WorkerLeft: _forget_worker,
-        ev.WorkerLost: _forget_worker,
-        ev.QueuePaused: _pause,
-        ev.QueueResumed: _resume,
+        TaskStarted: _start,
+        TaskSucceeded: _succeed,
+        ev.TaskLate: _to_each(_ignore),
+        ev.ResultExpired: _to_each(_expire),
+        ev.WorkerJoined: _to_each(_join),
+        ev.WorkerRenewed: _to_each(_renew),
+        ev.WorkerLeft: _to_each(_forget_worker),
+        ev.WorkerLost: _to_each(_forget_worker),
+        ev.QueuePaused: _to_each(_pause),
+        ev.QueueResumed: _to_each(_resume),
     }
 
 

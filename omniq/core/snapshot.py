@@ -180,9 +180,9 @@ def _grow(parts: Iterable[bytes]) -> Iterator[Projection]:
                 state.workers = {worker.id: worker for worker in frame.workers}
                 state.heard, state.series = frame.heard, frame.series
                 state.paused = set(frame.paused)
-                state.running = {
-                    worker: dict.fromkeys(held) for worker, held in frame.running.items()
-                }
+                state.running.update(
+                    (worker, dict.fromkeys(held)) for worker, held in frame.running.items()
+                )
             case _Tasks() as some:
                 specs.extend(map(state.share, some.specs))
                 tasks.append(tuple([_record(row, specs[row.spec]) for row in some.tasks]))

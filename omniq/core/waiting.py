@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from omniq.core.lane import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from omniq.core.task import TaskRecord
+    from omniq.core.task import TaskRecord, TaskSpec
 
 __all__ = ("WaitingTasks",)
 
@@ -75,20 +75,25 @@ class WaitingTasks:
         self._promoted = 0  # until when those that come later were put in line
         self._void_later = 0  # at most so many of them no longer count
 
-    def add(self, task: TaskRecord, now: int) -> None:
-        """Take in a task that waits, behind its equals."""
-        if task.due_at > now:
-            self._add_later(task)
-        else:
-            if self._later:
-                self._promote(now)  # they were ready first
-            self._lane_of(task).append(task)
+    def add(self, tasks: Sequence[TaskRecord], now: int) -> None:
+        """Take in tasks that wait, behind their equals."""
+        if self._later:
+            self._promote(now)  # they were ready first
+        for spec, alike in groupby(tasks, attrgetter("spec")):
+            ready: list[TaskRecord] = []
+            for task in alike:
+                if task.due_at > now:
+                    self._add_later(task)
+                else:
+                    ready.append(task)
+            if ready:
+                self._lane_of(spec).extend(ready)
 
-    def discard(self, task: TaskRecord) -> None:
-        """Take out a task that no longer waits: its entry is void by now."""
-        if self._aside and self._forget_aside(task):
-            return
-        self._gone.append(task)
+    def discard(self, tasks: Sequence[TaskRecord]) -> None:
+        """Take out tasks that no longer wait: their entries are void by now."""
+        if self._aside:
+            tasks = [task for task in tasks if not self._forget_aside(task)]
+        self._gone.extend(tasks)
         if len(self._gone) >= GONE_TOGETHER and self._trial is None:
             self._drop_void()
 
@@ -178,7 +183,7 @@ class WaitingTasks:
 
     def put_back(self, task: TaskRecord) -> None:
         """Take in a ready task as a snapshot has it, behind those before it."""
-        self._lane_of(task).append(task)
+        self._lane_of(task.spec).append(task)
 
     def put_back_later(self, task: TaskRecord, rank: int) -> None:
         """Take in a task that is not due yet, as a snapshot has it."""
@@ -212,11 +217,11 @@ class WaitingTasks:
         self._order += 1
         heappush(self._later, (task.due_at, self._order, task))
 
-    def _lane_of(self, task: TaskRecord) -> Lane:
-        queue = self._queues.get(task.spec.queue)
+    def _lane_of(self, spec: TaskSpec) -> Lane:
+        queue = self._queues.get(spec.queue)
         if queue is None:
-            queue = self._queues[task.spec.queue] = _Queue()
-        return queue.lane(task.spec.priority)
+            queue = self._queues[spec.queue] = _Queue()
+        return queue.lane(spec.priority)
 
     def _counts(self, task: TaskRecord) -> bool:
         return self._tasks.get(task.id) is task
@@ -226,7 +231,7 @@ class WaitingTasks:
         while self._later and self._later[0][0] <= now:
             task = heappop(self._later)[2]
             if self._counts(task) or self._trial is not None:
-                self._lane_of(task).append(task)
+                self._lane_of(task.spec).append(task)
 
     def _drain(
         self, name: str, limit: int, now: int, may_run: Callable[[TaskRecord], bool]
@@ -272,7 +277,7 @@ class WaitingTasks:
         """Put these before their equals, the first of them first."""
         for task in reversed(tasks):
             if self._counts(task):
-                self._lane_of(task).put_first(task)
+                self._lane_of(task.spec).put_first(task)
 
     def _drop_void(self) -> None:
         """Drop the entries of who is gone, or see to it that void ones do not become too many."""

@@ -125,7 +125,7 @@ async def _folded(journal: Journal, until: Point, notes: _Notes) -> Projection:
                     return state
                 state.at = commit.at
                 notes.take(event, _Said(seq, commit.at, commit.actor), state)
-                state.apply_event(event)
+                state.apply_events((event,))
     return state
 
 

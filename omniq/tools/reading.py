@@ -216,7 +216,7 @@ async def fold_until(journal: Journal, seq: int | None = None, at: int | None = 
             if seq is not None and commit.last_seq > seq:
                 state.at = commit.at if seq >= commit.first_seq else state.at
                 for event in commit.events[: max(0, seq - state.seq)]:
-                    state.apply_event(event)
+                    state.apply_events((event,))
                 return state
             state.apply(commit)
     return state

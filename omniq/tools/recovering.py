@@ -263,7 +263,7 @@ class Recovery:
         state = self._state
         before, state.at = state.seq, max(commit.at, state.at)
         try:
-            state.apply_event(event)
+            state.apply_events((event,))
         except IllegalEvent as illegal:
             state.seq = before
             seq = commit.first_seq + index

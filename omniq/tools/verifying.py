@@ -153,7 +153,7 @@ class Verification:
         while state.seq < commit.last_seq:
             event: Event = commit.events[state.seq + 1 - commit.first_seq]
             try:
-                state.apply_event(event)
+                state.apply_events((event,))
             except IllegalEvent as another:
                 yield from self._judge(another)
 

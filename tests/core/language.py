@@ -66,7 +66,7 @@ class Life:
         """Carry out a command in the trial that is under way."""
         events = decide(self.state, command, self.now)
         for event in events:
-            self.state.apply_event(event)
+            self.state.apply_events((event,))
         return events
 
     def try_in_vain(self, *commands, at=None):

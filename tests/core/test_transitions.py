@@ -55,11 +55,48 @@ def refused(life, event):
     """Let an event happen that is not allowed, and check that only its number was used."""
     before, line_before = picture(life.state), lines(life.state)
     with pytest.raises(IllegalEvent) as caught:
-        life.state.apply_event(event)
+        life.state.apply_events((event,))
     life.state.seq -= 1
     assert picture(life.state) == before
     assert lines(life.state) == line_before
     return caught.value
+
+
+# In a life in which "abct" wait, and "w" runs "def": several events of a kind, of which the last
+# cannot follow.
+ALIKE = [
+    [task("x"), task("y", interval_us=5, series_id="y"), task("z", due_at=99), task("t")],
+    [ev.TaskStarted(name, 1, worker) for name, worker in ("av", "bw", "cw", "dw")],
+    [ev.TaskSucceeded(name, 1, "w", b"r") for name in "defa"],
+    [ev.TaskCancelled(name) for name in "abd"],
+]
+
+
+@pytest.mark.parametrize("is_tried", [False, True], ids=["for good", "tried"])
+@pytest.mark.parametrize("events", ALIKE, ids=lambda events: ev.kind_of(events[0]))
+def test_many_events_are_taken_in_as_one_by_one_up_to_one_that_cannot_follow(events, is_tried):
+    states = []
+    for together in (True, False):
+        life = Life(joined("v"), joined("w"), task("t", priority=1))
+        life.enqueue(*(task(name, queue=name, result_ttl_us=9) for name in "abef"), at=5)
+        life.enqueue(*(task(name, interval_us=5, series_id=name) for name in "cd"), at=6)
+        life.happen(*(ev.TaskStarted(name, 1, "w") for name in "de"))
+        life.run("f")
+        before, line_before = picture(life.state), lines(life.state)
+        if is_tried:
+            life.state.begin(9)
+        with pytest.raises(IllegalEvent) as caught:
+            for some in [events] if together else [[event] for event in events]:
+                life.state.apply_events(some)
+        assert life.state.seq == before["state"].seq + len(events)
+        assert caught.value.task_id == events[-1].task_id
+        if is_tried:
+            life.state.rollback()
+            assert (picture(life.state), lines(life.state)) == (before, line_before)
+        states.append(life.state)
+    assert picture(states[0]) == picture(states[1])
+    assert lines(states[0]) == lines(states[1])
+    assert is_tried or picture(states[0]) != before
 
 
 def test_the_table_is_the_documented_one():

@@ -146,7 +146,7 @@ def apply(self, commit):
     while True:
         pass
 
-Projection.apply = Projection.apply_event = apply
+Projection.apply = Projection.apply_events = apply
 sys.exit(replay.main(sys.argv[1:]))
 """
 

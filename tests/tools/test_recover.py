@@ -285,7 +285,7 @@ def fold(commits):
         for event in commit.events:
             before = state.seq
             try:
-                state.apply_event(event)
+                state.apply_events((event,))
             except IllegalEvent:
                 state.seq = before
             else:
