@@ -7,17 +7,19 @@ then on it follows what other processes append.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+from omniq.core import events as ev
 from omniq.core.projection import Projection
 from omniq.errors import CorruptJournal, IllegalEvent, UnsupportedFormat
 from omniq.finishing import Finishing
+from omniq.parts import PART_ITEMS, parts_of
 from omniq.upkeep import restored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from omniq.core import events as ev
     from omniq.storage.base import BaseStorage
 
 __all__ = ("UNREADABLE", "Follower", "Listener")
@@ -56,6 +58,7 @@ class Follower:
         self.exclusive = asyncio.Lock()
         self.finishing = Finishing()
         self.listeners: list[Listener] = []
+        self._ahead: deque[ev.Commit] = deque()  # read, and to be applied next
         self._storage = storage
         self._on_loaded = on_loaded
         self._on_failure = on_failure
@@ -87,6 +90,7 @@ class Follower:
     async def _load(self) -> None:
         async with self.exclusive:
             self.state = await restored(self._storage)
+            self._ahead.clear()
             snapshot = self.state.seq
             await self.catch_up()
             self.is_loaded = True
@@ -114,23 +118,44 @@ class Follower:
         while await self._read_on():
             continue
 
+    async def take_in(self, commit: ev.Commit) -> None:
+        """Apply, by parts, what this process has just appended. The caller holds `exclusive`."""
+        if commit.first_seq == self.state.seq + 1:  # else it is read behind what others appended
+            self._ahead.extend(_parts(commit))
+        await self.catch_up()
+
     async def _read_on(self) -> bool:
         """Apply some of what was appended by others; whether there was anything."""
-        state = self.state
+        state, ahead = self.state, self._ahead
         try:
-            commits = await self._storage.read(state.seq, READ_EVENTS)
-            for commit in commits:
+            if not ahead:
+                for commit in await self._storage.read(state.seq, READ_EVENTS):
+                    ahead.extend(_parts(commit))
+            before = state.seq
+            while ahead and state.seq - before < READ_EVENTS:
+                commit = ahead.popleft()
                 state.apply(commit)
                 self.announce(commit)
         except UNREADABLE as error:  # else whoever looks next would go on behind it
             self._on_failure(error)
             raise
-        if commits and state.seq - commits[0].first_seq >= READ_EVENTS - 1:
+        if state.seq - before >= READ_EVENTS:
             await asyncio.sleep(0)
-        return bool(commits)
+        return state.seq > before
 
     def announce(self, commit: ev.Commit) -> None:
         """Tell whoever waits for it, or listens, of a commit that was applied."""
         self.finishing.look(commit)
         for listener in self.listeners:
             listener.on_commit(commit)
+
+
+def _parts(commit: ev.Commit) -> Iterator[ev.Commit]:
+    """Yield a commit as one or more, which together change a state as it does."""
+    if len(commit.events) <= PART_ITEMS:
+        yield commit
+        return
+    first = commit.first_seq
+    for events in parts_of(commit.events):
+        yield ev.Commit(first, commit.at, commit.actor, list(events))
+        first += len(events)

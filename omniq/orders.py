@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import msgspec
@@ -13,6 +14,7 @@ from omniq.core import commands as cmd
 from omniq.core.decide import decide
 from omniq.core.events import ErrorRecord, TaskEnqueued
 from omniq.errors import OmniqError
+from omniq.parts import by_parts
 
 if TYPE_CHECKING:
     from collections import deque
@@ -28,6 +30,7 @@ __all__ = (
     "Order",
     "decide_all",
     "failure_of",
+    "is_large",
     "name_all",
     "outcomes_of",
     "take_batch",
@@ -63,9 +66,9 @@ class NewTasks(msgspec.Struct):
     future: asyncio.Future[Any]
     durable: bool
 
-    def named(self, ids: Iterator[str]) -> list[TaskEnqueued]:
-        """Return their events, under the next of these ids."""
-        like, payloads = self.like, self.payloads
+    def named(self, payloads: Sequence[bytes], ids: Iterator[str]) -> list[TaskEnqueued]:
+        """Return the events of those with these payloads, under the next of these ids."""
+        like = self.like
         if len(payloads) == 1:  # most have one, and it takes a third of the time
             tasks = [replace(like, task_id=next(ids), payload=payloads[0])]
         else:
@@ -74,6 +77,11 @@ class NewTasks(msgspec.Struct):
         if like.interval_us:
             tasks = [replace(task, series_id=task.task_id) for task in tasks]
         return tasks
+
+    @property
+    def is_large(self) -> bool:
+        """Whether these tasks alone are too many to be taken in at once."""
+        return len(self.payloads) > MAX_BATCH_EVENTS
 
 
 type Order = CommandOrder | NewTasks
@@ -100,7 +108,7 @@ def decide_all(
     answers: Answers = []
     for order in batch:
         if type(order) is NewTasks:
-            command: cmd.Command = cmd.Enqueue(tuple(order.named(ids)))
+            command: cmd.Command = cmd.Enqueue(tuple(order.named(order.payloads, ids)))
         else:
             command = order.command
         try:
@@ -114,16 +122,24 @@ def decide_all(
     return events, answers
 
 
-def name_all(batch: list[Order], ids: Iterator[str]) -> tuple[list[Event], Answers]:
+async def name_all(batch: list[Order], ids: Iterator[str]) -> tuple[list[Event], Answers]:
     """Return what `decide_all` would for new tasks alone, which needs no state."""
     events: list[Event] = []
     answers: Answers = []
     for order in batch:
         assert type(order) is NewTasks, "who orders a command loads the state"
-        tasks = order.named(ids)
+        if order.is_large:
+            tasks = await by_parts(order.payloads, partial(order.named, ids=ids))
+        else:
+            tasks = order.named(order.payloads, ids)
         events.extend(tasks)
         answers.append(tasks)
     return events, answers
+
+
+def is_large(batch: list[Order]) -> bool:
+    """Whether this is a single order of many new tasks, which are taken in by parts."""
+    return len(batch) == 1 and type(batch[0]) is NewTasks and batch[0].is_large
 
 
 def failure_of(order: Order, error: Exception) -> cmd.Fail | None:

@@ -36,6 +36,7 @@ from omniq.orders import (
     NewTasks,
     decide_all,
     failure_of,
+    is_large,
     name_all,
     outcomes_of,
     take_batch,
@@ -324,15 +325,28 @@ class AsyncTaskQueue:
                 if not follower.is_loaded:
                     return await self._append_unread(batch)
                 if self.storage.known - follower.state.seq <= READ_APART_EVENTS or not patience:
+                    if is_large(batch):
+                        return await self._append_large(batch)
                     return await self._decide_and_append(batch)
             patience -= 1
             async with follower.exclusive:
                 await follower.catch_up()
 
+    async def _append_large(self, batch: list[Order]) -> tuple[ev.Commit | None, Answers]:
+        """Append more new tasks than should be taken in at once, and then take them in by parts.
+
+        They are not tried first: new tasks are what they are, whatever else is in the journal.
+        """
+        await self._follower.catch_up()
+        commit, answers = await self._append_unread(batch)
+        if commit is not None:
+            await self._follower.take_in(commit)
+        return commit, answers
+
     async def _append_unread(self, batch: list[Order]) -> tuple[ev.Commit | None, Answers]:
         """Append new tasks without knowing what else is in the journal."""
         now, durable = self.clock.now_us(), any(order.durable for order in batch)
-        events, answers = name_all(batch, self.entropy.task_ids(now))
+        events, answers = await name_all(batch, self.entropy.task_ids(now))
         if not events:
             return None, answers
         commit = await self.storage.append(events, at=now, actor=self.actor, durable=durable)

@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import msgspec
@@ -27,6 +28,7 @@ from omniq.models import (
     to_us,
     unknown_names,
 )
+from omniq.parts import by_parts
 
 if TYPE_CHECKING:
     from omniq.clock import Clock
@@ -209,11 +211,13 @@ class Enqueuer:
     async def enqueue_many(self, calls: list[Call]) -> list[TaskHandle[Any]]:
         """Enqueue a task for each call, all or none, and return their handles."""
         app, kind = self._app, self._returns
-        payloads = app.codecs.encode_calls(self._signature, calls)
+        payloads = await by_parts(calls, partial(app.codecs.encode_calls, self._signature))
         queue = app.running or await app.engine()
         like = self._prototype if self._is_due_at_once else self._prototype_at(queue.clock)
         tasks = await queue.enqueue(like, payloads)
-        return [TaskHandle(app, task.task_id, kind) for task in tasks]
+        return await by_parts(
+            tasks, lambda some: [TaskHandle(app, task.task_id, kind) for task in some]
+        )
 
     def _prototype_at(self, clock: Clock) -> TaskEnqueued:
         """Return the event of a task that is due some time from now."""
@@ -265,8 +269,9 @@ class TaskFunction[**P, R, C]:
         """Enqueue several calls, all or none; they are durable when this returns.
 
         Each call is a tuple of positional arguments, or a mapping of keyword arguments. All of
-        them are one commit, which every process takes in at once: a thousand are fast, a hundred
-        thousand hold its event loop up. Where not all or none is needed, make several calls.
+        them are one commit, of at most 64 MiB. Ten thousand are fast; of a hundred thousand each
+        process that follows the journal reads the whole commit at once, which holds its event loop
+        up. Where not all or none is needed, make several calls.
         """
         if not isinstance(calls, Iterable):
             raise ConfigError(f"calls must be a list of tuples or mappings, not {calls!r}")

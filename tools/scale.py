@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,7 @@ from tools.scale_pauses import (
     Size,
     copied,
     large_payload,
+    pause_of_bulk,
     pause_of_dropping,
     pause_of_loading,
     pause_of_snapshot,
@@ -275,6 +277,15 @@ ROWS = [
     Row("idle worker among 64 processes, of a core", "%", beside_processes, 0.1, 1),
     Row("enqueue and drain, 200 queues", "µs", over_queues),
     Row("pause, tasks with the largest payload", "ms", large_payload, PAUSE_MS),
+    *(
+        Row(
+            f"pause, {count:,} tasks in one call",
+            "ms",
+            partial(pause_of_bulk, count=count),
+            PAUSE_MS,
+        )
+        for count in (10_000, 100_000)
+    ),
     Row("pause, snapshot of 1,000,000 pending", "ms", pause_of_snapshot, PAUSE_MS),
     Row("pause, 1,000,000 pending are loaded", "ms", pause_of_loading, PAUSE_MS),
     Row("pause, history of 10,000,000 events is dropped", "ms", pause_of_dropping, PAUSE_MS),

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from tools.bench_child import TOGETHER
-from tools.bench_floors import app_on
+from tools.bench_floors import PAYLOAD, app_on
 from tools.bench_queue import fill
 from tools.bench_reading import build_history, long_journal
 
@@ -149,6 +149,24 @@ def large_payload(folder: Path, _size: Size) -> tuple[None, float]:
         async with oq, oq.worker(), lags() as found:
             for _ in range(5):
                 await (await tasks.noop.enqueue(b"x" * MAX_PAYLOAD)).result(timeout=60)
+        return max(found)
+
+    return None, asyncio.run(run())
+
+
+def pause_of_bulk(folder: Path, _size: Size, *, count: int) -> tuple[None, float]:
+    """Return the longest pause while many tasks are enqueued at once, and others hear of them."""
+
+    async def run() -> float:
+        oq, tasks = app_on(folder, "file")
+        follower, _ = app_on(folder, "file")
+        async with oq, follower:
+            for app in (oq, follower):
+                await app.stats()
+            async with lags() as found:
+                await tasks.noop.enqueue_many([(PAYLOAD,)] * count)
+                while not (await follower.stats()).by_queue:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(TICK_SECONDS)
         return max(found)
 
     return None, asyncio.run(run())

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 
 from omniq import AsyncOmniQ
 from omniq.clock import SystemEntropy
+from omniq.core import events as ev
 from omniq.core.ids import COUNTS
+from omniq.core.projection import Projection
 from omniq.errors import OmniqError, PayloadTooLarge
 from omniq.orders import MAX_BATCH_EVENTS
+from omniq.parts import PART_ITEMS
 from omniq.serialization import Call, Codecs, Signature
+from omniq.storage.memory import MemoryStorage
 from omniq.testing import VirtualClock
 
 LIMIT = 60
@@ -138,3 +142,84 @@ async def test_between_two_commits_the_event_loop_goes_on(tmp_path, monkeypatch,
         turn()
         await asyncio.gather(*calls)
         assert len(commits) == len(set(commits)) == 3
+
+
+MANY = 3 * PART_ITEMS + 1
+
+
+def folded(commits) -> Projection:
+    state = Projection()
+    for commit in commits:
+        state.apply(commit)
+    return state
+
+
+async def state_of(oq: AsyncOmniQ) -> Projection:
+    return await (await oq.engine()).refresh()
+
+
+@pytest.mark.parametrize("name", ["journal", "jobs.db"])
+async def test_many_tasks_are_one_commit_which_every_process_takes_in_a_part_at_a_time(
+    tmp_path, monkeypatch, name
+):
+    async with AsyncOmniQ(tmp_path / name) as oq, AsyncOmniQ(tmp_path / name) as follower:
+        for app in (oq, follower):
+            await app.stats()
+        loop, turns = asyncio.get_running_loop(), [0]
+        parts = list[tuple[int, int]]()
+
+        def turn() -> None:
+            turns[0] += 1
+            loop.call_soon(turn)
+
+        apply = Projection.apply_events
+
+        def noted(state, events) -> None:
+            parts.append((turns[0], len(events)))
+            apply(state, events)
+
+        monkeypatch.setattr(Projection, "apply_events", noted)
+        turn()
+        handles = await oq.task(plain).enqueue_many([(number,) for number in range(MANY)])
+        states = [await state_of(oq), await state_of(follower)]
+        assert [size for _, size in parts] == [PART_ITEMS, PART_ITEMS, PART_ITEMS, 1] * 2
+        assert len({number for number, _ in parts}) == len(parts)
+        (commit,) = await oq.storage.read(0)
+        assert [event.task_id for event in commit.events] == [handle.id for handle in handles]
+        assert states[0].state() == states[1].state() == folded([commit]).state()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_who_gives_up_while_many_tasks_are_taken_in_leaves_the_rest_for_the_next(
+    tmp_path, turns
+):
+    many = [ev.TaskEnqueued(str(number), "m:f", "q", b"") for number in range(MANY)]
+    async with AsyncOmniQ(tmp_path / "journal") as oq, AsyncOmniQ(tmp_path / "journal") as follower:
+        state = await state_of(follower)
+        await oq.storage.append(many, at=1, actor="a")
+        looking = asyncio.create_task(follower.stats())  # begins before the news is heard
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if turns == 2:  # turns of the loop: it has begun, and has not finished
+            assert 0 < state.seq < MANY
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+        await oq.task(plain).enqueue(1)
+        commits = await oq.storage.read(0, 2 * MANY)
+        assert [len(commit.events) for commit in commits] == [MANY, 1]
+        assert (await state_of(follower)).state() == folded(commits).state()
+
+
+async def test_where_others_may_append_meanwhile_many_tasks_come_behind_what_they_appended():
+    storage = MemoryStorage()
+    async with AsyncOmniQ(storage) as oq, AsyncOmniQ(storage.sibling()) as other:
+        for app in (oq, other):
+            await app.stats()
+        many = asyncio.create_task(oq.task(plain).enqueue_many([(0,)] * MANY))
+        while not many.done():
+            await other.task(plain).enqueue(1)
+        commits = await storage.read(0, 10 * MANY)
+        sizes = [len(commit.events) for commit in commits]
+        assert sizes.index(MANY) > 0
+        for app in (oq, other):
+            assert (await state_of(app)).state() == folded(commits).state()
