@@ -100,9 +100,12 @@ class Follower:
     async def _follow(self) -> None:
         try:
             while True:
-                await self._storage.wait(self.state.seq)
+                seq = self.state.seq
+                await self._storage.wait(seq)
                 async with self.exclusive:
-                    await self._read_on()  # if there is more, `wait` will say so
+                    if self.state.seq == seq:  # else somebody has read meanwhile
+                        await self._read_on()
+                # If there is more, `wait` returns at once.
         except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
             self._on_failure(error)
 

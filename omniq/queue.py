@@ -35,6 +35,7 @@ from omniq.orders import (
     CommandOrder,
     NewTasks,
     decide_all,
+    ends_with_claim,
     failure_of,
     is_large,
     name_all,
@@ -247,8 +248,8 @@ class AsyncTaskQueue:
     async def _commit_forever(self) -> None:
         while True:
             await self._ordered.wait()
-            if self._follower.listeners:  # what follows from it, such as the next claim, joins it
-                await asyncio.sleep(0)
+            if self._follower.listeners and not ends_with_claim(self._orders):
+                await asyncio.sleep(0)  # what follows from it, such as the next claim, joins it
             self._ordered.clear()
             while self._orders:
                 batch: list[Order] = []
