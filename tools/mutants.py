@@ -29,6 +29,7 @@ DAMAGE = ("pytest", "tests/storage/test_torn_and_rotten.py", "tests/storage/test
 MACHINE = ("pytest", "tests/core/test_machine.py")
 DEATHS = ("pytest", "tests/processes/test_death.py")
 UPKEEP = ("pytest", "tests/app/test_upkeep.py")
+TRANSITIONS = ("pytest", "tests/core/test_transitions.py")
 ENGINE = ("pytest", "tests/simulation/test_engine.py")
 
 
@@ -166,6 +167,29 @@ MUTANTS = (
         "        return seqs[0]\n",
         "        return seqs[-1]\n",
         (("pytest", "tests/storage/test_conformance.py"),),
+    ),
+    Mutant(
+        "tasks that ended in one row share the first one's run",
+        "omniq/core/projection.py",
+        "            if old.run is not before or event.codec != after.codec:",
+        "            if before is None:",
+        (MACHINE,),
+    ),
+    Mutant(
+        "a row of starts is all of one worker",
+        "omniq/core/projection.py",
+        "                if run is None or worker != run.worker:",
+        "                if run is None:",
+        (TRANSITIONS,),
+    ),
+    Mutant(
+        "who gives up loses the rest of a large commit",
+        "omniq/following.py",
+        "        if state.seq - before >= READ_EVENTS:\n            await asyncio.sleep(0)\n",
+        "        if state.seq - before >= READ_EVENTS:\n            left = [*ahead]\n"
+        "            ahead.clear()\n            await asyncio.sleep(0)\n"
+        "            ahead.extend(left)\n",
+        (("pytest", "tests/app/test_bulk.py"),),
     ),
     Mutant(
         "an interval has no next run",

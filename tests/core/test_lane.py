@@ -12,7 +12,10 @@ from omniq.core import lane as lanes
 from omniq.core.lane import TASKS_A_PART, Lane
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["append", "append", "put_first", "pop", "end"]), st.integers(0, 99)),
+    st.tuples(
+        st.sampled_from(["append", "append", "extend", "put_first", "pop", "end"]),
+        st.integers(0, 99),
+    ),
     max_size=120,
 )
 
@@ -35,6 +38,11 @@ class Line:
     def append(self, _pick=0):
         self.line.append(self.new())
         self.lane.append(self.line[-1])
+
+    def extend(self, pick):
+        tasks = [self.new() for _ in range(pick % 7)]
+        self.line.extend(tasks)
+        self.lane.extend(tasks)
 
     def put_first(self, _pick=0):
         self.line.insert(0, self.new())
