@@ -29,7 +29,6 @@ __all__ = (
     "NewTasks",
     "Order",
     "decide_all",
-    "ends_with_claim",
     "failure_of",
     "is_large",
     "name_all",
@@ -136,12 +135,6 @@ async def name_all(batch: list[Order], ids: Iterator[str]) -> tuple[list[Event],
         events.extend(tasks)
         answers.append(tasks)
     return events, answers
-
-
-def ends_with_claim(orders: deque[Order]) -> bool:
-    """Whether a worker has said what it wants next, so that a batch need not wait for that."""
-    last = orders[-1] if orders else None
-    return type(last) is CommandOrder and type(last.command) is cmd.Claim
 
 
 def is_large(batch: list[Order]) -> bool:

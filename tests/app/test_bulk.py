@@ -53,6 +53,19 @@ some_calls = st.one_of(
 )
 
 
+class Turns:
+    """Counts the turns of the running event loop."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._loop = asyncio.get_running_loop()
+        self._turn()
+
+    def _turn(self) -> None:
+        self.number += 1
+        self._loop.call_soon(self._turn)
+
+
 def one_by_one(codecs: Codecs, signature: Signature, calls: list[Call]) -> list[bytes]:
     return [
         codecs.encode_arguments(signature, (), dict(call))
@@ -125,23 +138,42 @@ async def test_calls_that_share_a_commit_have_ids_of_its_time_and_in_its_order(
 @pytest.mark.parametrize("name", ["journal", None])
 async def test_between_two_commits_the_event_loop_goes_on(tmp_path, monkeypatch, name):
     async with AsyncOmniQ("memory://" if name is None else tmp_path / name) as oq:
-        loop, append = asyncio.get_running_loop(), oq.storage.append
-        turns, commits = [0], list[int]()
-
-        def turn() -> None:
-            turns[0] += 1
-            loop.call_soon(turn)
+        turns, append = Turns(), oq.storage.append
+        commits = list[int]()
 
         async def noted(*args, **options):
-            commits.append(turns[0])
+            commits.append(turns.number)
             return await append(*args, **options)
 
         monkeypatch.setattr(oq.storage, "append", noted)
         task = oq.task(plain)
-        calls = [task.enqueue_many([(1,)] * MAX_BATCH_EVENTS) for _ in range(3)]
-        turn()
-        await asyncio.gather(*calls)
+        await asyncio.gather(*(task.enqueue_many([(1,)] * MAX_BATCH_EVENTS) for _ in range(3)))
         assert len(commits) == len(set(commits)) == 3
+
+
+@pytest.mark.parametrize("name", ["journal", None])
+async def test_between_tasks_and_their_commit_a_timer_of_the_host_has_its_turn(
+    tmp_path, monkeypatch, name
+):
+    async with AsyncOmniQ("memory://" if name is None else tmp_path / name) as oq:
+        turns, append = Turns(), oq.storage.append
+        ran, waited = list[int](), list[int]()
+
+        async def note() -> None:
+            ran.append(turns.number)
+
+        async def noted(*args, **options):
+            if ran:  # a timer is heard in one turn, and who waits for it goes on in the next
+                waited.append(turns.number - ran[-1])
+                ran.clear()
+            return await append(*args, **options)
+
+        task = oq.task(note)
+        await task.enqueue_many([()] * 12)
+        monkeypatch.setattr(oq.storage, "append", noted)
+        await oq.worker(concurrency=4).drain()
+        assert len(waited) == 3
+        assert min(waited) >= 2
 
 
 MANY = 3 * PART_ITEMS + 1
@@ -165,21 +197,14 @@ async def test_many_tasks_are_one_commit_which_every_process_takes_in_a_part_at_
     async with AsyncOmniQ(tmp_path / name) as oq, AsyncOmniQ(tmp_path / name) as follower:
         for app in (oq, follower):
             await app.stats()
-        loop, turns = asyncio.get_running_loop(), [0]
+        turns, apply = Turns(), Projection.apply_events
         parts = list[tuple[int, int]]()
 
-        def turn() -> None:
-            turns[0] += 1
-            loop.call_soon(turn)
-
-        apply = Projection.apply_events
-
         def noted(state, events) -> None:
-            parts.append((turns[0], len(events)))
+            parts.append((turns.number, len(events)))
             apply(state, events)
 
         monkeypatch.setattr(Projection, "apply_events", noted)
-        turn()
         handles = await oq.task(plain).enqueue_many([(number,) for number in range(MANY)])
         states = [await state_of(oq), await state_of(follower)]
         assert [size for _, size in parts] == [PART_ITEMS, PART_ITEMS, PART_ITEMS, 1] * 2
