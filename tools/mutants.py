@@ -173,7 +173,7 @@ MUTANTS = (
         "omniq/core/projection.py",
         "            if old.run is not before or event.codec != after.codec:",
         "            if before is None:",
-        (MACHINE,),
+        (TRANSITIONS,),
     ),
     Mutant(
         "a row of starts is all of one worker",
