@@ -47,8 +47,7 @@ def _prepare(source: BinaryIO) -> None:
     body = protocol.read_message(source)
     if body is None:
         sys.exit(0)
-    setup = msgspec.msgpack.decode(body, type=protocol.Setup)
-    sys.path[:] = setup.path
+    msgspec.msgpack.decode(body, type=protocol.Setup).apply()
 
 
 def _read_jobs(source: BinaryIO, jobs: SimpleQueue[protocol.Job]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,18 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What a child needs to import what its parent can."""
+    """What a child needs to import what its parent can, and find there what its parent did.
 
-    path: list[str]
+    Both are as the system has them, since not every argument or path is text.
+    """
+
+    path: list[bytes]
+    arguments: list[bytes]
+
+    def apply(self) -> None:
+        """Make this process like its parent."""
+        sys.path[:] = map(os.fsdecode, self.path)
+        sys.argv[:] = map(os.fsdecode, self.arguments)
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -121,7 +131,9 @@ def interpreter_options() -> list[str]:
 
 
 def setup() -> Setup:
-    return Setup([entry or "." for entry in sys.path])
+    """Return what a child of this process needs."""
+    path = [os.fsencode(entry or ".") for entry in sys.path]
+    return Setup(path, [os.fsencode(argument) for argument in sys.argv])
 
 
 def pack(message: msgspec.Struct) -> bytes:

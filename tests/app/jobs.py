@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,6 +52,10 @@ def make_point(x: int, y: int) -> Point:
 
 def process_id() -> int:
     return os.getpid()
+
+
+def what_it_was_started_with() -> tuple[list[bytes], list[bytes]]:
+    return [os.fsencode(word) for word in sys.argv], [os.fsencode(path) for path in sys.path]
 
 
 def spin_for_ever(marker: str) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import os
+import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta, timezone
@@ -60,14 +62,25 @@ async def test_a_result_comes_back_from_an_async_and_from_a_sync_function(oq: As
 async def test_a_function_runs_in_another_process_with_the_process_executor(
     oq: AsyncOmniQ,
 ) -> None:
-    import os
-
     task = oq.task(executor="process")(jobs.process_id)
     handles = await task.enqueue_many([(), ()])
     async with oq.worker(concurrency=1):
         pids = {await handle.result(timeout=SOON) for handle in handles}
     assert len(pids) == 1, "the child process is used again"
     assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize("name", ["plain", os.fsdecode(b"latin-1 \xe9")])
+async def test_a_child_process_has_the_arguments_and_the_path_of_its_worker(
+    oq: AsyncOmniQ, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["worker.py", name])
+    monkeypatch.setattr(sys, "path", [*sys.path, name])
+    handle = await oq.task(executor="process")(jobs.what_it_was_started_with).enqueue()
+    async with oq.worker():
+        words, path = await handle.result(timeout=SOON)
+    assert words == [b"worker.py", os.fsencode(name)]
+    assert path[-1] == os.fsencode(name)
 
 
 async def test_arguments_arrive_with_their_annotated_types(oq: AsyncOmniQ) -> None:
