@@ -54,6 +54,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
     fraction: float = 0.0
     message: str = ""
     codec: Codec = "msgpack"
+    cancel_reason: str = ""
 
 
 NO_RUN = Run()

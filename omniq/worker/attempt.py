@@ -164,6 +164,8 @@ class Attempt:
     async def _call(self) -> bytes:
         """Call the function and return its encoded result."""
         registration, task, around = self._registration, self.task, self._around
+        if task.run.cancel_requested:
+            raise ctx.Cancel  # the wish came between the start's commit and here
         if task.spec.retry.max_retries == 0:
             # At most once: even after power loss the journal must know that it was started.
             await around.make_durable()
@@ -185,7 +187,7 @@ class Attempt:
         """Return the outcome of an attempt that was cancelled in the sense of asyncio."""
         task, worker = self.task, self._around.worker
         if self._end is End.CANCEL:
-            return cmd.AcknowledgeCancel(task.id, task.attempt, worker, "it was cancelled")
+            return cmd.AcknowledgeCancel(task.id, task.attempt, worker)
         if self._end is End.TIMEOUT:
             seconds = task.spec.timeout_us / 1_000_000
             message = f"the attempt took longer than its timeout of {seconds:g} s"

@@ -74,7 +74,7 @@ def _run(job: protocol.Job, target: BinaryIO) -> protocol.Answer:
     )
     try:
         # The parent had the function in its own registry, so whatever it is may be called.
-        with importing(job.target):
+        with importing(job.target.partition(":")[0]):
             function = load(job.target)
         registration = Registry().register(function, name=job.name)
         args, kwargs = codecs.decode_arguments(registration.signature, job.payload, job.codec)

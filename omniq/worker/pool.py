@@ -223,7 +223,9 @@ class AsyncWorkerPool:
         started = await self._queue.execute(claim)
         self._say_what_is_not_run()
         tasks = self._queue.projection.tasks
-        return [tasks[event.task_id] for event in started if type(event) is ev.TaskStarted]
+        claimed = [tasks.get(event.task_id) for event in started if type(event) is ev.TaskStarted]
+        # Others may have written meanwhile. What was taken away again must not run here.
+        return [task for task in claimed if task and task.is_claimed_by(self.id, task.attempt)]
 
     def _say_what_is_not_run(self) -> None:
         """Warn, once for each name, of tasks that are due and that this worker cannot run."""

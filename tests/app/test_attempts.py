@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from omniq import (
     current_task,
 )
 from omniq.clock import wait_at_most
+from omniq.core import commands as cmd
 from omniq.core import events as ev
 from omniq.testing import VirtualClock
 from omniq.worker import pool
@@ -250,10 +252,60 @@ async def test_a_running_task_can_be_cancelled(
             assert await asyncio.to_thread(started.wait, SOON)
         assert await handle.cancel("changed my mind")
         assert not await handle.cancel()
-        with pytest.raises(TaskCancelled):
+        with pytest.raises(TaskCancelled) as cancelled:
             await handle.result(timeout=SOON)
+    assert cancelled.value.reason == "changed my mind"
     release.set()
     assert await kinds(handle) == ["enqueued", "started", "cancel_requested", "cancelled"]
+
+
+def after_the_first_claim(
+    oq: AsyncOmniQ, monkeypatch, command: Callable[[ev.TaskStarted], cmd.Command]
+) -> None:
+    """Have another command carried out between the commit of a start and the attempt's begin."""
+    engine = oq.running
+    assert engine is not None
+    execute = engine.execute
+
+    async def and_then(ordered):
+        events = await execute(ordered)
+        if isinstance(ordered, cmd.Claim):
+            monkeypatch.setattr(engine, "execute", execute)
+            for event in events:
+                await execute(command(event))
+        return events
+
+    monkeypatch.setattr(engine, "execute", and_then)
+
+
+async def test_a_wish_to_cancel_that_comes_before_the_attempt_has_begun_is_heard(
+    oq: AsyncOmniQ, monkeypatch
+) -> None:
+    handle = await oq.task(jobs.add).enqueue(1)
+    after_the_first_claim(oq, monkeypatch, lambda event: cmd.CancelTask(event.task_id, "no more"))
+    async with oq.worker():
+        with pytest.raises(TaskCancelled, match="no more"):
+            await handle.result(timeout=SOON)
+    assert await kinds(handle) == ["enqueued", "started", "cancel_requested", "cancelled"]
+
+
+async def test_what_was_taken_away_before_the_attempt_has_begun_does_not_run(
+    oq: AsyncOmniQ, monkeypatch
+) -> None:
+    attempts: list[int] = []
+
+    @oq.task(retry=AT_ONCE)
+    async def note() -> None:
+        attempts.append(current_task().attempt)
+
+    handle = await note.enqueue()
+    after_the_first_claim(
+        oq, monkeypatch, lambda event: cmd.DeclareLost(event.worker, "it was not heard of")
+    )
+    async with oq.worker():
+        await handle.result(timeout=SOON)
+    assert attempts == [2]
+    assert await kinds(handle) == ["enqueued", "started", "retried", "started", "succeeded"]
 
 
 async def test_a_finished_task_cannot_be_cancelled(oq: AsyncOmniQ) -> None:
