@@ -49,6 +49,7 @@ __all__ = (
     "TaskNotAllowed",
     "TaskNotFound",
     "UnsupportedFormat",
+    "printable",
 )
 
 
@@ -68,7 +69,7 @@ class SerializationError(Refused, ValueError):
     """A value cannot be encoded, or what was stored does not fit the annotated type."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(_printable(message))
+        super().__init__(printable(message))
 
 
 class PayloadTooLarge(SerializationError):
@@ -92,9 +93,9 @@ class TaskFailed(OmniqError):
 
     def __init__(self, task_id: str, error: TaskError) -> None:
         message = f"task {task_id} failed: {error.error_type}: {error.message}"
-        super().__init__(_printable(message, but="\n\t"))
+        super().__init__(printable(message, but="\n\t"))
         if error.traceback:
-            traceback = _printable(error.traceback.rstrip(), but="\n\t")
+            traceback = printable(error.traceback.rstrip(), but="\n\t")
             self.add_note(f"In the worker:\n{traceback}")
         self.task_id = task_id
         self.error = error
@@ -104,11 +105,14 @@ class TaskFailed(OmniqError):
 
 
 class TaskCancelled(OmniqError):
-    """The task ended in CANCELLED. `.reason` is what its canceller gave, perhaps empty."""
+    """The task ended in CANCELLED.
+
+    `.reason` is what its canceller gave, perhaps empty, and how its attempt ended if not by that.
+    """
 
     def __init__(self, task_id: str, reason: str = "") -> None:
         message = f"task {task_id} was cancelled" + (f": {reason}" if reason else "")
-        super().__init__(_printable(message, but="\n\t"))
+        super().__init__(printable(message, but="\n\t"))
         self.task_id = task_id
         self.reason = reason
 
@@ -120,7 +124,7 @@ class StorageError(OmniqError):
     """The journal could not be read or written."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(_printable(message))
+        super().__init__(printable(message))
 
 
 class JournalConflict(StorageError):
@@ -193,7 +197,7 @@ class StorageClosed(StorageError):
     """The storage was closed, or a failed sync ended this handle; open the journal again."""
 
 
-def _printable(text: str, but: str = "") -> str:
+def printable(text: str, *, but: str = "") -> str:
     """Return text in which what does not print is escaped, but for these characters."""
     if text.isprintable():
         return text

@@ -21,6 +21,7 @@ from omniq.core import events as ev
 from omniq.errors import ConfigError, StorageError
 from omniq.host import boot_id, host_name
 from omniq.models import Duration, to_us
+from omniq.worker import logbook
 from omniq.worker.attempt import GRACE_SECONDS, Attempt, End, Surroundings
 from omniq.worker.executors import Executors
 from omniq.worker.liveness import LeaseRenewal, Watch
@@ -411,20 +412,26 @@ class AsyncWorkerPool:
         """Take the tasks of dead workers away, and forget what was kept long enough."""
         state = self._queue.projection
         for command in self._watch.find_lost(state, self.id):
-            await self._queue.execute(command)
+            logbook.tell_loss(await self._queue.execute(command))
         if state.expired(self._clock.now_us(), 1):
             await self._queue.execute(cmd.ExpireResults(EXPIRE_AT_ONCE))
 
     def on_commit(self, commit: ev.Commit) -> None:
-        """Look at what happened, for work and for news about running attempts."""
+        """Look at what happened, for work, for news about running attempts and for the log."""
         self._wake.set()
-        for event in commit.events:  # for a Struct, a vain isinstance takes four times as long
-            if type(event) is ev.TaskCancelRequested:
-                self._cancel(event.task_id)
-            elif type(event) is ev.WorkerLost and event.worker == self.id:
-                self._lost = True
-                self._end_all(End.LOST)
-                self._attempts.clear()
+        untold = logbook.untold()
+        for event in commit.events:
+            if type(event) not in untold:  # most are, and isinstance takes four times as long
+                self._on_news(event, commit.at)
+
+    def _on_news(self, event: ev.Event, at: int) -> None:
+        logbook.tell(event, at, self.id, self._queue.projection.tasks)
+        if type(event) is ev.TaskCancelRequested:
+            self._cancel(event.task_id)
+        elif type(event) is ev.WorkerLost and event.worker == self.id:
+            self._lost = True
+            self._end_all(End.LOST)
+            self._attempts.clear()
 
     def on_failure(self, error: BaseException) -> None:
         """End what runs here: its outcome cannot be recorded any more."""

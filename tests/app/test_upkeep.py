@@ -123,6 +123,7 @@ async def test_damaged_snapshot_is_ignored_with_a_warning(location, how, caplog)
         await work(oq, 20)
         await until_snapshot(oq)
     damage(location, how)
+    caplog.clear()
     with caplog.at_level(logging.WARNING, "omniq"):
         async with AsyncOmniQ(location) as oq:
             state = await (await oq.engine()).refresh()
