@@ -319,13 +319,15 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 def _bound(address: str, path: Path) -> socket.socket | None:
     """Return a socket with this address, or None where the system has no room for one."""
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    bound: socket.socket | None = None
     try:
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         bound.setblocking(False)
         bound.bind(address)
         path.chmod(PRIVATE_FILE)
-    except OSError:  # a full disk has none for its name, either
-        bound.close()
+    except OSError:  # a full disk has no room for its name, either
+        if bound is not None:
+            bound.close()
         return None
     return bound
 

@@ -145,10 +145,12 @@ class LocalStorage(BaseStorage):
 
     async def drop_life(self, worker: str) -> None:
         if self._rendezvous is not None:  # also on a handle that failed: it is only giving up
-            self._rendezvous.drop_life(worker)
+            with system_errors(f"cannot give up the life of worker {worker}"):
+                self._rendezvous.drop_life(worker)
 
     def is_dead(self, worker: str) -> bool:
-        return self._shared().is_dead(worker)
+        with system_errors(f"cannot look whether worker {worker} lives"):
+            return self._shared().is_dead(worker)
 
     def _fail(self, reason: str) -> None:
         """Finish this handle: what it believes about the disk may be wrong by now."""

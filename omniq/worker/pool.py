@@ -93,7 +93,6 @@ class AsyncWorkerPool:
         self._wake = asyncio.Event()
         self._left = asyncio.Event()
         self._stopping = False
-        self._lost = False
         self._failure: BaseException | None = None
         self._background: asyncio.Task[None] | None = None
 
@@ -212,7 +211,7 @@ class AsyncWorkerPool:
 
     async def _claim(self) -> list[TaskRecord]:
         """Start as many due tasks as there are free slots, and return them."""
-        if self._lost:
+        if self.id not in self._queue.projection.workers:
             await self._rejoin()
         free = min(MAX_CLAIM, self.concurrency - len(self._attempts))
         if free <= 0:
@@ -351,7 +350,6 @@ class AsyncWorkerPool:
 
     async def _rejoin(self) -> None:
         """Go on under a new name after others took this worker for dead."""
-        self._lost = False
         await self._queue.storage.drop_life(self.id)
         await self._enlist()
         if self._renewal is not None:
@@ -372,7 +370,7 @@ class AsyncWorkerPool:
             if self._renewal is not None:
                 await self._renewal.stop()
             await self._executors.close()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(StorageError):
                 await self._queue.storage.drop_life(self.id)
             self._left.set()
 
@@ -429,7 +427,6 @@ class AsyncWorkerPool:
         if type(event) is ev.TaskCancelRequested:
             self._cancel(event.task_id)
         elif type(event) is ev.WorkerLost and event.worker == self.id:
-            self._lost = True
             self._end_all(End.LOST)
             self._attempts.clear()
 

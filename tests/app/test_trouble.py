@@ -22,6 +22,7 @@ from omniq.errors import IllegalEvent
 from omniq.storage.disk import Disk
 from omniq.storage.file import FileStorage
 from omniq.storage.memory import MemoryStorage
+from omniq.storage.rendezvous import Rendezvous
 from omniq.testing import VirtualClock
 from tests.app import jobs
 
@@ -107,6 +108,48 @@ async def test_a_worker_outlasts_a_full_disk(oq, disk) -> None:
         await asyncio.sleep(0)
         disk.full = False
         assert await handle.result(timeout=SOON) == 3
+
+
+async def test_a_worker_that_was_taken_for_dead_joins_again_once_there_is_room(
+    oq, disk, monkeypatch
+) -> None:
+    monkeypatch.setattr("omniq.worker.pool.WAIT_SECONDS", 0.001)
+    tried = asyncio.Event()
+    engine = await oq.engine()
+    execute = engine.execute
+
+    async def noted(command):
+        try:
+            return await execute(command)
+        except StorageFull:
+            tried.set()
+            raise
+
+    async with oq.worker() as worker:
+        monkeypatch.setattr(engine, "execute", noted)
+        await engine.execute(cmd.DeclareLost(worker.id, "it was not heard of"))
+        disk.full = True
+        await tried.wait()
+        disk.full = False
+        handle = await oq.enqueue(jobs.add, 1)
+        assert await handle.result(timeout=SOON) == 3
+
+
+async def test_a_worker_outlasts_a_lack_of_file_descriptors(oq, monkeypatch, caplog) -> None:
+    """It takes one to look at the lock of another worker."""
+    monkeypatch.setattr("omniq.worker.pool.WATCH_SECONDS", 0.001)
+    monkeypatch.setattr("omniq.worker.pool.WAIT_SECONDS", 0.001)
+    async with oq.worker(), oq.worker():
+        with monkeypatch.context() as lacking:
+            lacking.setattr(Rendezvous, "is_dead", none_left)
+            while "Too many open files" not in caplog.text:
+                await asyncio.sleep(0)
+        handle = await oq.enqueue(jobs.add, 1)
+        assert await handle.result(timeout=SOON) == 3
+
+
+def none_left(*_: object) -> bool:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 async def test_a_failed_sync_is_told_to_the_caller_and_ends_the_handle(oq, disk, tmp_path) -> None:

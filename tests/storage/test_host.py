@@ -32,15 +32,21 @@ def test_network_file_system_is_recognised_by_the_innermost_mount(path, kind):
     assert network_file_system(Path(path), MOUNTS) == kind
 
 
-async def test_no_room_for_a_wake_socket_means_to_look_now_and_then(tmp_path, monkeypatch):
+class FullDisk(socket.socket):
+    def bind(self, _address):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class NoneLeft(socket.socket):
+    def __init__(self, *_arguments):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+@pytest.mark.parametrize("trouble", [FullDisk, NoneLeft])
+async def test_no_room_for_a_wake_socket_means_to_look_now_and_then(tmp_path, monkeypatch, trouble):
     """As where the platform has none: news comes later, and nothing fails."""
-
-    class Full(socket.socket):
-        def bind(self, _address):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr("omniq.host.POLL_SECONDS", 0.001)
-    monkeypatch.setattr("omniq.host.socket.socket", Full)
+    monkeypatch.setattr("omniq.host.socket.socket", trouble)
     listener = WakeListener(tmp_path, "a")
     await listener.wait()
     listener.close()
