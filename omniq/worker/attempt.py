@@ -207,22 +207,29 @@ class Attempt:
 
 
 def describe_error(error: BaseException) -> tuple[ErrorRecord, tuple[str, ...]]:
-    """Return an exception as events store it, and the names of its classes.
-
-    The traceback is text without the values of variables, from the task's own frame on.
-    """
+    """Return an exception as events store it, and the names of its classes."""
     if isinstance(error, RaisedInChild):
         return error.raised.error, error.raised.class_names
     kind = type(error)
     names = tuple(class_name(base) for base in kind.__mro__ if issubclass(base, BaseException))
     if not issubclass(kind, Exception):
         names = (*names, class_name(Exception))
-    frames = dropwhile(_is_ours, traceback.extract_tb(error.__traceback__))
-    text = "".join([*traceback.format_list(list(frames)), *traceback.format_exception_only(error)])
     message = _message(error)[:MAX_MESSAGE]
     retryable = not isinstance(error, SerializationError | TaskNotAllowed)
-    text = clean_text(text[-MAX_TRACEBACK:])
+    text = clean_text(_traceback(error)[-MAX_TRACEBACK:])
     return ErrorRecord(clean_text(kind.__qualname__), message, text, retryable), names
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback as Python prints it, from the task's own frame on.
+
+    With it come the exceptions that led to this one, and those that a group has. The values of
+    variables do not.
+    """
+    summary = traceback.TracebackException.from_exception(error)
+    frames = list(dropwhile(_is_ours, summary.stack))
+    summary.stack = traceback.StackSummary.from_list(frames)
+    return "".join(summary.format() if frames else summary.format_exception_only())
 
 
 def _message(error: BaseException) -> str:

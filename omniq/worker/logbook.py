@@ -92,7 +92,7 @@ def _words(error: ev.ErrorRecord) -> str:
 
 def _frames(error: ev.ErrorRecord) -> str:
     """Return the traceback, on lines of its own, if it says more than the error itself."""
-    has_frames = error.traceback.lstrip().startswith("File ")
+    has_frames = 'File "' in error.traceback
     return f"\n{printable(error.traceback.rstrip(), but='\n')}" if has_frames else ""
 
 

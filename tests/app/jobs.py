@@ -1,5 +1,6 @@
 """Functions that the tests enqueue by name: importable, as a user's would be."""
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -71,6 +72,18 @@ def report_progress() -> str:
 
 def raise_value_error() -> None:
     raise ValueError("a bad value")
+
+
+def raise_with_a_cause() -> None:
+    try:
+        raise_value_error()
+    except ValueError as error:
+        raise OSError("outer") from error
+
+
+async def raise_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(raise_with_a_cause))
 
 
 def exit_hard() -> None:

@@ -359,6 +359,21 @@ async def test_errors_of_threads_and_processes_are_told_alike(
     assert "raise_value_error" in error.traceback
 
 
+@pytest.mark.parametrize("executor", ["async", "thread", "process"])
+async def test_a_traceback_has_the_causes_of_an_error_and_the_errors_of_a_group(
+    oq: AsyncOmniQ, executor: str
+) -> None:
+    function: Any = jobs.raise_a_group if executor == "async" else jobs.raise_with_a_cause
+    handle = await oq.task(max_retries=0, executor=executor)(function).enqueue()
+    await oq.worker().drain()
+    with pytest.raises(TaskFailed) as failed:
+        await handle.result()
+    lines = [line.strip(" |+-") for line in failed.value.error.traceback.splitlines()]
+    cause, outer = lines.index("ValueError: a bad value"), lines.index("OSError: outer")
+    assert "direct cause" in " ".join(lines[cause:outer])
+    assert "omniq/worker" not in failed.value.error.traceback
+
+
 async def test_a_child_process_that_dies_fails_the_attempt_and_not_the_worker(
     oq: AsyncOmniQ,
 ) -> None:
