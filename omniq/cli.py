@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import importlib
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -140,6 +141,23 @@ async def _work(app: AsyncOmniQ, options: argparse.Namespace) -> None:
         )
         _log.info("serving %s", app.storage.location, extra={"action": "worker_started"})
         await (pool.drain() if options.drain else pool.run())
+    if pool.abandoned:
+        _end_with_what_was_given_up(pool.abandoned)
+
+
+def _end_with_what_was_given_up(count: int) -> None:
+    """End this process, which else waits for functions that do not end when they are told to.
+
+    Their tasks were given back, and may run elsewhere by now. The journal is closed.
+    """
+    _log.warning(
+        "functions whose tasks were given up still run, and end with this process: %d",
+        count,
+        extra={"action": "ended_with_tasks", "tasks": count},
+    )
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -37,6 +37,7 @@ class Executors:
     def __init__(self) -> None:
         # Threads that were given up go on beside the new ones; the worker's slots are the limit.
         self._limiter: anyio.CapacityLimiter | None = None
+        self._in_threads: set[object] = set()  # what runs there, or was given up and still does
         self._idle: list[_Child] = []
         self._all: set[_Child] = set()
 
@@ -47,7 +48,20 @@ class Executors:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(math.inf)
         call = functools.partial(function, *args, **kwargs)
-        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+
+        def run() -> object:
+            self._in_threads.add(call)
+            try:
+                return call()
+            finally:
+                self._in_threads.discard(call)
+
+        return await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._limiter)
+
+    @property
+    def busy_threads(self) -> int:
+        """How many threads run a function, those included that were given up."""
+        return len(self._in_threads)
 
     async def run_in_process(
         self,

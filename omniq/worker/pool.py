@@ -154,6 +154,11 @@ class AsyncWorkerPool:
         elif self.id:
             await self._left.wait()  # of `run`, of `drain`, or of another `stop`
 
+    @property
+    def abandoned(self) -> int:
+        """How many functions, in threads or on the loop, go on although this worker has stopped."""
+        return len(self._runners) + self._executors.busy_threads
+
     def _on_first_signal(self) -> None:
         _log.info(
             "stopping: %d running tasks have %g s to finish; once more gives them back at once",
@@ -365,7 +370,8 @@ class AsyncWorkerPool:
                 await self._queue.flush()
         finally:
             self._end_all(End.LOST)
-            await self._wait_for_runners()
+            if self._runners:
+                await asyncio.wait(self._runners, timeout=GRACE_SECONDS)
             self._queue.unsubscribe(self)
             if self._renewal is not None:
                 await self._renewal.stop()
@@ -375,8 +381,14 @@ class AsyncWorkerPool:
             self._left.set()
 
     async def _finish_attempts(self) -> None:
+        await self._until_none_runs(self._shutdown_seconds)
+        self._end_all(End.STOP)
+        await self._until_none_runs(2 * GRACE_SECONDS)  # what does not heed it is given up by then
+
+    async def _until_none_runs(self, seconds: float) -> None:
+        """Wait until each attempt has said how it ended, for so long at most."""
         ended = asyncio.Event()
-        timer = self._clock.call_later(self._shutdown_seconds, ended.set)
+        timer = self._clock.call_later(seconds, ended.set)
         try:
             while self._attempts and not ended.is_set():
                 self._wake.clear()
@@ -386,13 +398,6 @@ class AsyncWorkerPool:
                     wait.cancel()
         finally:
             timer.cancel()
-        self._end_all(End.STOP)
-        await self._wait_for_runners()
-
-    async def _wait_for_runners(self) -> None:
-        """Wait for what was cancelled, but not for what does not heed it."""
-        if self._runners:
-            await asyncio.wait(self._runners, timeout=2 * GRACE_SECONDS)
 
     def _end_all(self, reason: End) -> None:
         for attempt in tuple(self._attempts.values()):

@@ -84,3 +84,52 @@ def test_a_script_without_a_guard_is_told_so_and_starts_nothing(processes, tmp_p
     printed = worker.communicate(timeout=30)[0]
     assert worker.returncode == 2
     assert '`if __name__ == "__main__":`' in printed
+
+
+DEAF = """
+import asyncio, time
+from omniq import AsyncOmniQ
+from omniq.worker import attempt, pool
+
+attempt.GRACE_SECONDS = pool.GRACE_SECONDS = 0.2
+oq = AsyncOmniQ()
+
+@oq.task
+def thread() -> None:
+    print("begins", flush=True)
+    while True:
+        time.sleep(0.01)
+
+@oq.task
+async def loop() -> None:
+    print("begins", flush=True)
+    while True:
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            pass
+
+async def enqueue(name: str) -> None:
+    async with oq:
+        await {"thread": thread, "loop": loop}[name].enqueue()
+"""
+
+
+@pytest.mark.parametrize("name", ["thread", "loop"])
+def test_a_worker_ends_although_a_task_does_not_heed_that_it_has_to(
+    processes, tmp_path, name
+) -> None:
+    """Its attempt was given back, and may run elsewhere by then."""
+    (tmp_path / "deaf.py").write_text(DEAF)
+    script = f"import asyncio, deaf; asyncio.run(deaf.enqueue({name!r}))"
+    assert processes.start("-c", script, cwd=tmp_path).wait(20) == 0
+    command = ("-m", "omniq", "worker", "deaf:oq", "--shutdown-timeout", "0.1")
+    worker = processes.start(*command, cwd=tmp_path)
+    while "begins" not in worker.stdout.readline():
+        continue
+    worker.terminate()
+    printed = worker.communicate(timeout=30)[0]
+    assert worker.returncode == 0, printed
+    assert "end with this process: 1" in printed
+    events = processes.start("-m", "omniq.tools.replay", "events", processes.location)
+    assert re.search(r"task.released.*\n.*worker.left", events.communicate(timeout=20)[0])
