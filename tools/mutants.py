@@ -207,12 +207,12 @@ MUTANTS = (
     ),
     Mutant(
         "a batch is written in two",
-        "omniq/queue.py",
+        "omniq/committing.py",
         "                durable = any(order.durable for order in batch)\n",
         "                durable = any(order.durable for order in batch)\n"
         "                if len(events) > 1:\n"
-        "                    await self.storage.append("
-        "events[:1], at=at, actor=self.actor, expected=seq)\n"
+        "                    await self._storage.append("
+        "events[:1], at=at, actor=self._actor, expected=seq)\n"
         "                    events, seq = events[1:], seq + 1\n",
         (ENGINE, SIMULATION),
     ),

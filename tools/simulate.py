@@ -83,7 +83,7 @@ class Simulation:
             mock.patch("omniq.worker.pool.LeaseRenewal", Renewal),
             mock.patch("omniq.upkeep.EVENTS_A_SNAPSHOT", self.events_a_snapshot),
             mock.patch("omniq.upkeep.EVENTS_A_TASK", 0),
-            mock.patch("omniq.queue.READ_APART_EVENTS", self.read_apart),
+            mock.patch("omniq.committing.READ_APART_EVENTS", self.read_apart),
             mock.patch("omniq.worker.pool.WATCH_SECONDS", LEASE / 4),  # fewer turns of the loop
             mock.patch("omniq.storage.rendezvous.random_bytes", lambda n: next(names).rjust(n)),
             mock.patch("omniq.storage.folder.random_bytes", self.rng.randbytes),

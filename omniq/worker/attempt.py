@@ -67,6 +67,7 @@ class Surroundings:
     executors: Executors
     entropy: Entropy
     clock: Clock
+    is_stopping: Callable[[], bool]
     make_durable: Callable[[], Awaitable[None]]
     report: Callable[[Attempt, cmd.Outcome | None], None]
     report_progress: Callable[[ctx.TaskContext, float, str], None]
@@ -194,7 +195,7 @@ class Attempt:
             if self._registration.executor == "thread":
                 message += "; its thread was given up and may still be running"
             return self._failed(TimeoutError(message))
-        if self._end is None:
+        if self._end is None and not self._around.is_stopping():
             return self._failed(error)  # the task cancelled itself, which nobody asked for
         return cmd.Release(task.id, task.attempt, worker, "its worker stopped")
 

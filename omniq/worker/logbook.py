@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from omniq.core.task import TaskRecord
 
-__all__ = ("tell", "tell_loss", "untold")
+__all__ = ("tell", "tell_loss", "tell_not_run", "untold")
 
 type _Kinds = frozenset[type[ev.JournalEvent]]
 
@@ -65,6 +65,16 @@ def tell_loss(events: Sequence[ev.Event]) -> None:
                 failed,
                 extra={"action": "worker_lost", "worker": event.worker, "tasks": again + failed},
             )
+
+
+def tell_not_run(name: str, why_missing: str | None) -> None:
+    """Log that tasks of this name are due and left alone: for want of the function, or of trust."""
+    reason = why_missing or (
+        f"tasks {name!r} have pickled arguments, which could run any code. "
+        'Next: if you trust who wrote them, set serializer="cloudpickle" here too'
+    )
+    fields = {"action": "task_not_runnable", "task_name": name}
+    _log.warning("left alone: %s", reason, extra=fields)
 
 
 def _say(level: int, event: Any, words: str, tasks: Mapping[str, TaskRecord]) -> None:

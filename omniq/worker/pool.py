@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from omniq.clock import sleep, wait_at_most
 from omniq.core import commands as cmd
@@ -41,6 +41,7 @@ __all__ = ("AsyncWorkerPool",)
 LEASE_SECONDS = 30.0
 MIN_LEASE_US = 100_000  # shorter ones would fill the journal with renewals
 SHUTDOWN_SECONDS = 30.0
+INTERRUPTED_SECONDS = 1.0  # what attempts have to end if nobody waits for that any longer
 WATCH_SECONDS = 0.5  # how often the locks of other workers are looked at: tasks wait that long
 WAIT_SECONDS = 0.5  # before a step is tried again that the system refused
 MAX_CLAIM = 512  # tasks that are started at once: keeps a turn of the loop below about 5 ms
@@ -95,6 +96,7 @@ class AsyncWorkerPool:
         self._stopping = False
         self._failure: BaseException | None = None
         self._background: asyncio.Task[None] | None = None
+        self._main: asyncio.Task[Any] | None = None  # that claims, and starts attempts
 
     # Working.
 
@@ -172,7 +174,12 @@ class AsyncWorkerPool:
         self._stopping = True
         self._wake.set()
 
+    def _is_stopping(self) -> bool:
+        """Whether it was told to stop, or is cancelled, as by who ends the event loop."""
+        return self._stopping or self._main is None or bool(self._main.cancelling())
+
     async def _work(self, *, until_idle: bool) -> None:
+        self._main = asyncio.current_task()
         watching = asyncio.create_task(self._watch_forever(), name="omniq-watch")
         watching.add_done_callback(lambda _: self._wake.set())
         try:
@@ -237,15 +244,7 @@ class AsyncWorkerPool:
         for name in self._queue.projection.waiting.set_aside():
             if name not in self._not_run:
                 self._not_run.add(name)
-                reason = self._registry.why_missing(name) or (
-                    f"tasks {name!r} have pickled arguments, which could run any code. "
-                    'Next: if you trust who wrote them, set serializer="cloudpickle" here too'
-                )
-                _log.warning(
-                    "left alone: %s",
-                    reason,
-                    extra={"action": "task_not_runnable", "task_name": name},
-                )
+                logbook.tell_not_run(name, self._registry.why_missing(name))
 
     def _has_ready(self) -> bool:
         state = self._queue.projection
@@ -348,6 +347,7 @@ class AsyncWorkerPool:
             executors=self._executors,
             entropy=self._queue.entropy,
             clock=self._clock,
+            is_stopping=self._is_stopping,
             make_durable=self._make_start_durable,
             report=self._on_outcome,
             report_progress=partial(self._report_progress, self.id),
@@ -365,8 +365,14 @@ class AsyncWorkerPool:
         self._stopping = True
         try:
             if self._failure is None:
-                await self._finish_attempts()
-                await self._queue.execute(cmd.Leave(self.id))
+                try:
+                    await self._finish_attempts()
+                except asyncio.CancelledError:  # whoever waits for this, as there is no time left
+                    self._end_all(End.STOP)
+                    await self._until_none_runs(INTERRUPTED_SECONDS)
+                    raise
+                finally:
+                    await self._queue.execute(cmd.Leave(self.id))
                 await self._queue.flush()
         finally:
             self._end_all(End.LOST)
@@ -387,17 +393,10 @@ class AsyncWorkerPool:
 
     async def _until_none_runs(self, seconds: float) -> None:
         """Wait until each attempt has said how it ended, for so long at most."""
-        ended = asyncio.Event()
-        timer = self._clock.call_later(seconds, ended.set)
-        try:
-            while self._attempts and not ended.is_set():
-                self._wake.clear()
-                waits = [asyncio.ensure_future(event.wait()) for event in (self._wake, ended)]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                for wait in waits:
-                    wait.cancel()
-        finally:
-            timer.cancel()
+        until = self._clock.monotonic() + seconds
+        while self._attempts and (left := until - self._clock.monotonic()) > 0:
+            self._wake.clear()
+            await wait_at_most(self._clock, self._wake, left)
 
     def _end_all(self, reason: End) -> None:
         for attempt in tuple(self._attempts.values()):

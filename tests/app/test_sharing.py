@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from omniq import AsyncOmniQ, TaskStatus
+from omniq.committing import READ_APART_EVENTS, READ_APART_TIMES
 from omniq.core import events as ev
-from omniq.queue import READ_APART_EVENTS, READ_APART_TIMES, AsyncTaskQueue
+from omniq.queue import AsyncTaskQueue
 from tests.app import jobs
 
 MANY = 2 * READ_APART_EVENTS

@@ -1,0 +1,121 @@
+"""What becomes of a queue whose event loop ends all its tasks, its own among them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from omniq import AsyncOmniQ, StorageError
+from omniq.core import events as ev
+from omniq.storage.base import BaseStorage
+from tests.app import jobs
+
+
+@pytest.fixture(params=["file", "sqlite"])
+def location(request, tmp_path) -> str:
+    return str(tmp_path / {"file": "journal", "sqlite": "jobs.db"}[request.param])
+
+
+def run_until(begun: asyncio.Event, use: Callable[[], Awaitable[None]]) -> None:
+    """Run this as a task of an event loop that ends once it has begun, as `asyncio.run` does."""
+
+    async def main() -> None:
+        task = asyncio.ensure_future(use())
+        await begun.wait()
+        assert not task.done()
+
+    asyncio.run(main())
+
+
+def test_a_queue_is_closed_in_order_when_all_tasks_of_its_event_loop_are_cancelled(
+    location,
+) -> None:
+    oq, begun = AsyncOmniQ(location), asyncio.Event()
+
+    async def use() -> None:
+        async with oq:
+            await oq.stats()
+            begun.set()
+            await asyncio.Event().wait()
+
+    run_until(begun, use)
+    assert asyncio.run(kinds(location)) == []
+
+
+def test_a_worker_gives_its_tasks_back_when_all_tasks_of_its_event_loop_are_cancelled(
+    location,
+) -> None:
+    oq, begun = AsyncOmniQ(location), asyncio.Event()
+
+    @oq.task(max_retries=0)
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def use() -> None:
+        async with oq, oq.worker():
+            await wait.enqueue()
+            await asyncio.Event().wait()
+
+    run_until(begun, use)
+    joined, *others = asyncio.run(kinds(location))
+    assert joined == "worker.joined"
+    assert others == ["task.enqueued", "task.started", "task.released", "worker.left"]
+
+
+def hesitate_at(kind: type, storage: BaseStorage, monkeypatch, begun: asyncio.Event) -> None:
+    """Have the first append of such an event begin and never end."""
+    append = storage.append
+
+    async def hesitant(events, **options):
+        if type(events[0]) is kind and not begun.is_set():
+            begun.set()
+            await asyncio.Event().wait()
+        return await append(events, **options)
+
+    monkeypatch.setattr(storage, "append", hesitant)
+
+
+def test_an_outcome_that_is_being_written_when_all_tasks_are_cancelled_is_written_again(
+    location, monkeypatch
+) -> None:
+    """Here it was not written. If it was, the second time would be recorded as late."""
+    oq, begun = AsyncOmniQ(location), asyncio.Event()
+
+    async def use() -> None:
+        async with oq, oq.worker():
+            hesitate_at(ev.TaskSucceeded, (await oq.engine()).storage, monkeypatch, begun)
+            await oq.enqueue(jobs.add, 1)
+            await asyncio.Event().wait()
+
+    run_until(begun, use)
+    _joined, *others = asyncio.run(kinds(location))
+    assert others == ["task.enqueued", "task.started", "task.succeeded", "worker.left"]
+
+
+async def test_who_waits_for_what_is_being_written_is_told_that_nobody_knows_whether_it_was(
+    location, monkeypatch
+) -> None:
+    begun = asyncio.Event()
+    async with AsyncOmniQ(location) as oq:
+        hesitate_at(ev.TaskEnqueued, (await oq.engine()).storage, monkeypatch, begun)
+        waiting = asyncio.create_task(oq.enqueue(jobs.add, 1))
+        await begun.wait()
+        for task in asyncio.all_tasks():
+            if task.get_name() == "omniq-committer":
+                task.cancel()
+        with pytest.raises(StorageError, match="while this was written"):
+            await waiting
+        await oq.enqueue(jobs.add, 2)
+    assert await kinds(location) == ["task.enqueued"]
+
+
+async def kinds(location: str) -> list[str]:
+    """Return what the journal tells, in order."""
+    async with AsyncOmniQ(location) as oq:
+        storage = (await oq.engine()).storage
+        return [
+            str(type(event).__struct_config__.tag)
+            for commit in await storage.read(0)
+            for event in commit.events
+        ]
