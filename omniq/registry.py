@@ -80,6 +80,11 @@ class Registry:
             name = name_of(function, importable=importable or executor == "process")
         if not isinstance(name, str) or not name or not name.isprintable():
             raise TaskNotAllowed(f"a task's name must be printable text, not {name!r}")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TaskNotAllowed(
+                f"{name!r} is a generator, and a task is called once. Next: return what it yields "
+                "as a list, or enqueue a task for each"
+            )
         found = self._registrations.get(name)
         if found is not None and found.function is function and executor in (None, found.executor):
             return found

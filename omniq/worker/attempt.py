@@ -182,6 +182,8 @@ class Attempt:
             value = await registration.function(*args, **kwargs)
         else:
             value = await around.executors.run_in_thread(registration.function, args, kwargs)
+            if asyncio.iscoroutine(value):  # a decorator hid that the function is async
+                value = await value
         return around.codecs.encode_result(value, registration.name)
 
     def _ended(self, error: asyncio.CancelledError) -> cmd.Outcome:

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -106,6 +107,18 @@ async def test_only_functions_with_a_name_that_others_find_are_tasks(oq: AsyncOm
     with pytest.raises(TaskNotAllowed, match="another process"):
         oq.task(executor="process")(inside)
     assert await nothing_was_written(oq)
+
+
+async def test_a_generator_is_no_task_as_nobody_would_go_through_it(oq: AsyncOmniQ) -> None:
+    def count() -> Iterator[int]:
+        yield 1
+
+    async def count_async() -> AsyncIterator[int]:
+        yield 1
+
+    for function in (count, count_async):
+        with pytest.raises(TaskNotAllowed, match=f"{function.__name__}' is a generator"):
+            oq.task(function)
 
 
 @pytest.mark.parametrize("name", ["os:system", "nowhere:f", "os", "os:", ":f", ""])

@@ -1,6 +1,7 @@
 """What can be enqueued, how, and what comes back, over every storage."""
 
 import asyncio
+import functools
 import gc
 import os
 import sys
@@ -57,6 +58,18 @@ async def test_a_result_comes_back_from_an_async_and_from_a_sync_function(oq: As
     async with oq.worker():
         assert await first.result(timeout=SOON) == 6
         assert await second.result(timeout=SOON) == 3
+
+
+async def test_an_async_function_is_awaited_though_a_decorator_hides_that_it_is_one(
+    oq: AsyncOmniQ,
+) -> None:
+    @functools.wraps(jobs.add_async)
+    def logged(*args: int) -> Any:
+        return jobs.add_async(*args)
+
+    handle = await oq.task(name="logged")(logged).enqueue(1)
+    await oq.worker().drain()
+    assert await handle.result() == 3
 
 
 async def test_a_function_runs_in_another_process_with_the_process_executor(
