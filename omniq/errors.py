@@ -107,7 +107,8 @@ class TaskFailed(OmniqError):
 class TaskCancelled(OmniqError):
     """The task ended in CANCELLED.
 
-    `.reason` is what its canceller gave, perhaps empty, and how its attempt ended if not by that.
+    `.reason` is what its canceller gave, perhaps empty, or how its attempt ended if it was running
+    and did not end by that.
     """
 
     def __init__(self, task_id: str, reason: str = "") -> None:

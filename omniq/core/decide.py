@@ -181,9 +181,7 @@ def _late(command: cmd.Outcome, outcome: str) -> list[ev.Event]:
     return [ev.TaskLate(command.task_id, command.attempt, command.worker, outcome)]
 
 
-def _cancelled(task: TaskRecord, end: str) -> ev.TaskCancelled:
-    """Return the end of a running task, by the wish of others or its own: why, and how it ended."""
-    reason = "; ".join(filter(None, (task.run.cancel_reason, end)))
+def _cancelled(task: TaskRecord, reason: str) -> ev.TaskCancelled:
     return ev.TaskCancelled(task.id, reason, task.attempt, task.run.worker)
 
 

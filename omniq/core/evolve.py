@@ -107,8 +107,7 @@ def _changed(  # noqa: PLR0911 - one for each event
             error = ev.ErrorRecord("TaskCancelled", event.reason, retryable=False)
             return replace(task, status=to, run=replace(run, finished_at=at), error=error)
         case ev.TaskCancelRequested():
-            run = replace(run, cancel_requested=True, cancel_reason=event.reason)
-            return replace(task, status=to, run=run)
+            return replace(task, status=to, run=replace(run, cancel_requested=True))
         case ev.TaskReleased():
             attempt, due_at = task.attempt - 1, event.due_at or at
             return replace(task, status=to, attempt=attempt, run=NO_RUN, due_at=due_at)

@@ -54,7 +54,6 @@ class Run(msgspec.Struct, frozen=True, array_like=True, gc=False):
     fraction: float = 0.0
     message: str = ""
     codec: Codec = "msgpack"
-    cancel_reason: str = ""
 
 
 NO_RUN = Run()

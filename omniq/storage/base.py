@@ -272,6 +272,13 @@ class BaseStorage(ABC):
         """
         return False
 
+    def processor_time(self, worker: str) -> int | None:  # noqa: ARG002 - as above
+        """Return how long the worker's process has run, in nanoseconds; None if it cannot be told.
+
+        Only asked for workers that run under this kernel, and that are not dead.
+        """
+        return None
+
 
 def other_journal(location: object, end: Head) -> StorageError:
     """Return the error that a chain of commits up to `end` is not the beginning of a journal."""

@@ -152,6 +152,10 @@ class LocalStorage(BaseStorage):
         with system_errors(f"cannot look whether worker {worker} lives"):
             return self._shared().is_dead(worker)
 
+    def processor_time(self, worker: str) -> int | None:
+        with system_errors(f"cannot look how busy worker {worker} is"):
+            return self._shared().processor_time(worker)
+
     def _fail(self, reason: str) -> None:
         """Finish this handle: what it believes about the disk may be wrong by now."""
         self._closed_because = reason

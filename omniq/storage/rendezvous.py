@@ -30,6 +30,7 @@ from omniq.host import (
     boot_id,
     exposure,
     network_file_system,
+    processor_time,
     random_bytes,
     tells_boots_apart,
 )
@@ -287,6 +288,20 @@ class Rendezvous:
             return True
         finally:
             lock.close()
+
+    def processor_time(self, worker: str) -> int | None:
+        """Return how long the process that holds the worker's lock has run, if the system tells."""
+        if not _is_name(worker):
+            return None
+        try:
+            lock = FileLock(self._life(worker), create=False)
+        except FileNotFoundError:
+            return None
+        try:
+            holder = lock.holder()
+        finally:
+            lock.close()
+        return None if holder is None else processor_time(holder)
 
     def close(self) -> None:
         self._is_closed = True

@@ -77,7 +77,8 @@ class Attempt:
     """A claimed task that is being run. Its outcome is reported once."""
 
     __slots__ = (
-        "_around", "_context", "_end", "_registration", "_reported", "_runner", "_timer", "task",
+        "_around", "_context", "_end", "_reason", "_registration", "_reported", "_runner", "_timer",
+        "task",
     )  # fmt: skip
 
     def __init__(
@@ -96,8 +97,14 @@ class Attempt:
         )
         self._reported = False
         self._end: End | None = None
+        self._reason = ""  # of who cancelled it
         self._runner: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
+
+    def cancel(self, reason: str) -> None:
+        """End the attempt because somebody wants its task cancelled, and said why."""
+        self._reason = reason
+        self.end(End.CANCEL)
 
     def end(self, reason: End) -> None:
         """End the attempt; the first reason counts, but for LOST, which trumps all.
@@ -190,7 +197,7 @@ class Attempt:
         """Return the outcome of an attempt that was cancelled in the sense of asyncio."""
         task, worker = self.task, self._around.worker
         if self._end is End.CANCEL:
-            return cmd.AcknowledgeCancel(task.id, task.attempt, worker)
+            return cmd.AcknowledgeCancel(task.id, task.attempt, worker, self._reason)
         if self._end is End.TIMEOUT:
             seconds = task.spec.timeout_us / 1_000_000
             message = f"the attempt took longer than its timeout of {seconds:g} s"

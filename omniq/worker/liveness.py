@@ -98,6 +98,7 @@ class Watch:
         self._boot = boot_id()
         self._host = host_name()
         self._heard: dict[str, tuple[int, float]] = {}  # worker -> last sign of life, seen when
+        self._ran: dict[str, int] = {}  # worker -> for how long, of those whose lease has ended
         self._turn = 0  # of the workers that hold nothing
 
     def find_lost(self, state: Projection, own: str) -> list[cmd.DeclareLost]:
@@ -109,6 +110,7 @@ class Watch:
         self._heard = {
             worker: heard for worker, heard in self._heard.items() if worker in state.workers
         }
+        self._ran = {worker: ran for worker, ran in self._ran.items() if worker in state.workers}
         self._turn += 1
         others = [worker for worker in state.workers.values() if worker.id != own]
         holding = [worker for worker in others if worker.id in state.running]
@@ -117,7 +119,9 @@ class Watch:
             if self._shares_our_kernel(worker) and self._storage.is_dead(worker.id):
                 reason = f"its process {worker.pid} on {worker.host} died"
                 found.append(cmd.DeclareLost(worker.id, reason))
-            elif worker.id in state.running and self._lease_ended(state, worker):
+            elif worker.id not in state.running or not self._lease_ended(state, worker):
+                self._ran.pop(worker.id, None)
+            elif not self._is_at_work(state, worker):
                 seconds = _lease_seconds(worker)
                 reason = f"it was not heard of for its lease of {seconds:g} s"
                 found.append(cmd.DeclareLost(worker.id, reason, state.heard[worker.id]))
@@ -134,6 +138,23 @@ class Watch:
             self._heard[worker.id] = (sign, now)
             return False
         return now - last[1] > _lease_seconds(worker)
+
+    def _is_at_work(self, state: Projection, worker: WorkerRecord) -> bool:
+        """Whether its process has run since the last look, and so lives, though it did not renew.
+
+        A call that holds the interpreter's lock keeps it from that for as long as it takes, and so
+        does a full disk. A process that is stopped does not run.
+        """
+        if not self._shares_our_kernel(worker):
+            return False
+        ran, before = self._storage.processor_time(worker.id), self._ran.pop(worker.id, None)
+        if ran is None or ran == before:
+            return False
+        if before is None:
+            self._ran[worker.id] = ran  # the next look tells
+        else:
+            self._heard[worker.id] = (state.heard[worker.id], self._clock.monotonic())
+        return True
 
 
 def _lease_seconds(worker: WorkerRecord) -> float:

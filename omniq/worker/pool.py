@@ -45,6 +45,7 @@ INTERRUPTED_SECONDS = 1.0  # what attempts have to end if nobody waits for that 
 WATCH_SECONDS = 0.5  # how often the locks of other workers are looked at: tasks wait that long
 WAIT_SECONDS = 0.5  # before a step is tried again that the system refused
 MAX_CLAIM = 512  # tasks that are started at once: keeps a turn of the loop below about 5 ms
+MOMENT_SECONDS = 0.001  # a timer may be so early
 EXPIRE_AT_ONCE = 1000  # results that are forgotten in one event
 
 _log = logging.getLogger(__name__)
@@ -394,7 +395,7 @@ class AsyncWorkerPool:
     async def _until_none_runs(self, seconds: float) -> None:
         """Wait until each attempt has said how it ended, for so long at most."""
         until = self._clock.monotonic() + seconds
-        while self._attempts and (left := until - self._clock.monotonic()) > 0:
+        while self._attempts and (left := until - self._clock.monotonic()) > MOMENT_SECONDS:
             self._wake.clear()
             await wait_at_most(self._clock, self._wake, left)
 
@@ -429,7 +430,9 @@ class AsyncWorkerPool:
     def _on_news(self, event: ev.Event, at: int) -> None:
         logbook.tell(event, at, self.id, self._queue.projection.tasks)
         if type(event) is ev.TaskCancelRequested:
-            self._cancel(event.task_id)
+            attempt = self._attempts.get(event.task_id)
+            if attempt is not None:  # else it begins in a moment, and sees that it need not
+                attempt.cancel(event.reason)
         elif type(event) is ev.WorkerLost and event.worker == self.id:
             self._end_all(End.LOST)
             self._attempts.clear()
@@ -439,8 +442,3 @@ class AsyncWorkerPool:
         self._failure = error
         self._end_all(End.LOST)
         self._wake.set()
-
-    def _cancel(self, task_id: str) -> None:
-        attempt = self._attempts.get(task_id)
-        if attempt is not None:
-            attempt.end(End.CANCEL)

@@ -284,7 +284,7 @@ async def test_a_wish_to_cancel_that_comes_before_the_attempt_has_begun_is_heard
     handle = await oq.task(jobs.add).enqueue(1)
     after_the_first_claim(oq, monkeypatch, lambda event: cmd.CancelTask(event.task_id, "no more"))
     async with oq.worker():
-        with pytest.raises(TaskCancelled, match="no more"):
+        with pytest.raises(TaskCancelled):
             await handle.result(timeout=SOON)
     assert await kinds(handle) == ["enqueued", "started", "cancel_requested", "cancelled"]
 

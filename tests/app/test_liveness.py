@@ -75,3 +75,54 @@ async def test_no_lease_ends_because_a_wall_clock_is_set(storage, hours) -> None
     assert lost(watch, state) == []
     await clock.advance(LEASE / 2)
     assert lost(watch, state) == []
+
+
+class TestAWorkerOfThisHostThatDoesNotRenewItsLease:
+    """It may hold the interpreter's lock, or find the disk full; or it is stopped."""
+
+    @pytest.fixture
+    async def look(self, storage, monkeypatch):
+        """Return who is lost after so many seconds, if the worker's process has run for so long."""
+        clock = VirtualClock()
+        watch, state = Watch(storage, clock), state_with(boot_id(), host_name(), os.getpid())
+        await storage.hold_life("w")
+
+        async def look(seconds: float, ran: int | None) -> list[str]:
+            monkeypatch.setattr(storage, "processor_time", lambda _worker: ran)
+            await clock.advance(seconds)
+            return lost(watch, state)
+
+        assert await look(0, 0) == []
+        assert await look(LEASE, 0) == []
+        return look
+
+    async def test_is_alive_as_long_as_its_process_runs(self, look):
+        for ran in range(10):
+            assert await look(LEASE + 1, ran) == []
+            assert await look(0.5, ran + 1) == []
+
+    async def test_is_lost_a_look_after_its_lease_if_its_process_does_not_run(self, look):
+        assert await look(1, 7) == []
+        assert await look(0.5, 7) == ["it was not heard of for its lease of 30 s"]
+
+    async def test_is_lost_when_its_process_stops_later(self, look):
+        assert await look(1, 7) == []
+        assert await look(0.5, 8) == []
+        assert await look(LEASE, 8) == []
+        assert await look(1, 8) == []
+        assert len(await look(0.5, 8)) == 1
+
+    async def test_is_lost_after_its_lease_where_the_system_does_not_tell(self, look):
+        assert len(await look(1, None)) == 1
+
+
+async def test_a_process_that_works_has_a_growing_processor_time(storage) -> None:
+    await storage.hold_life("w")
+    watch = FileStorage(storage.path)
+    await watch.open()
+    before = watch.processor_time("w")
+    assert before is not None
+    sum(range(1_000_000))
+    assert (watch.processor_time("w") or 0) > before
+    assert watch.processor_time("nobody") is None
+    await watch.close()

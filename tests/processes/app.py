@@ -41,6 +41,19 @@ async def block_until_file(path: str, name: str) -> int:
     return os.getpid()
 
 
+@oq.task(retry=AT_ONCE)
+def hold_the_lock(name: str) -> float:
+    """Keep all other threads of the process from running, and return for how long."""
+    leave_trace(name)
+    count = 1_000_000
+    while True:
+        began = time.perf_counter()
+        sum(range(count))  # one call in C, which never lets go of the lock
+        if (took := time.perf_counter() - began) > 1.6:
+            return took
+        count = int(count * 2 / took)
+
+
 @oq.task(retry=RetryPolicy(max_retries=1, base_delay=0.0))
 async def kill_worker(name: str) -> None:
     leave_trace(name)

@@ -72,6 +72,19 @@ async def test_a_task_that_blocks_the_loop_for_longer_than_the_lease_is_not_take
     assert processes.traced() == {"blocker": 1}
 
 
+async def test_a_task_that_holds_the_interpreters_lock_is_not_taken_from_its_worker(
+    processes, app
+) -> None:
+    """Its lease ends, as no thread of its process can renew it; but the process runs."""
+    processes.worker("--lease", "0.3")
+    handle = await app.hold_the_lock.enqueue("task")
+    await until(running(handle.id), app.oq)
+    processes.worker("--lease", "0.3")
+    assert await handle.result(timeout=40) > 5 * 0.3
+    assert processes.traced() == {"task": 1}
+    assert await kinds(handle) == ["enqueued", "started", "succeeded"]
+
+
 async def test_a_stopped_workers_tasks_are_taken_after_the_lease_and_its_outcome_is_late(
     processes, app, tmp_path
 ) -> None:

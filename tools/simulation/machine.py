@@ -128,6 +128,10 @@ class Process:
     def die(self) -> None:
         """End as by SIGKILL: the kernel takes locks and sockets back, nothing else happens."""
         self.is_dead = True
+        if self.pool is not None:  # who is only cancelled gives back what runs
+            self.pool._failure = Dead()
+        if self.app._queue is not None:  # and writes what it has to
+            self.app._queue._committer._is_open = False
         for storage in self._storages:
             if storage._rendezvous is not None:
                 self._give_up(storage._rendezvous)
@@ -149,6 +153,7 @@ class Process:
             reserve_bytes=RESERVE_BYTES,
             disk=_DiskOf(self),
         )
+        storage.__dict__["processor_time"] = self.machine.processor_time
         self._storages.append(storage)
         return storage
 
@@ -212,6 +217,13 @@ class Machine:
             self.processes.remove(process)
             self.dead.append(process)
             process.die()
+
+    def processor_time(self, worker: str) -> int | None:
+        """Return how long a worker's process has run: all the time, unless it hangs."""
+        for process in self.processes:
+            if process.pool is not None and process.pool.id == worker:
+                return 0 if process.hangs else round(self.loop.time() * 1_000_000_000)
+        return None
 
     def cut_power(self) -> None:
         """Kill everything, and start again with what the disk has kept."""
