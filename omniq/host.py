@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import platform
+import signal
 import socket
 import stat
 import sys
@@ -27,6 +28,7 @@ __all__ = (
     "FileLock",
     "WakeListener",
     "boot_id",
+    "end_with_parent",
     "exposure",
     "host_name",
     "make_private",
@@ -51,6 +53,7 @@ EVERYBODY = "everybody"
 _NETWORK_FILE_SYSTEMS = frozenset(
     ("9p", "afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3")
 )
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
 _SOCKET_NAME_LIMIT = 40
 
@@ -101,6 +104,15 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
         if path.is_relative_to(folder) and len(folder) >= len(found):
             found, kind = folder, type_of_folder
     return kind if kind in _NETWORK_FILE_SYSTEMS else None
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it dies, where it can (Linux)."""
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - only child processes need it
+
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def processor_time(pid: int) -> int | None:

@@ -252,7 +252,7 @@ class _Explainer:
             f"The lease of its worker ended at {show_time(until)}, {self._ago(until)} ago: that "
             "process is dead or stopped, or could not write. Another worker takes the task away, "
             "at once if it sees on its own host that the process is gone, otherwise after it has "
-            f"waited a lease ({show_duration(worker.lease_us)}) in vain."
+            f"waited a lease ({show_duration(worker.lease_us)}) in vain, unless it sees it work."
         )
         yield Reason("lease_over", text, iso(until))
         if len(self.state.workers) == 1:

@@ -1,7 +1,8 @@
 """A worker's child process: it runs tasks with `executor="process"`, one after the other.
 
 It ends when its parent does, even in the middle of a task: the parent's end of the pipe closes
-with its death. What tasks print goes to standard error, the pipes belong to the protocol.
+with its death, and on Linux the kernel kills the child, whatever it is doing. What tasks print goes
+to standard error, the pipes belong to the protocol.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from omniq.host import end_with_parent
 from omniq.registry import Registry, importing, load
 from omniq.serialization import Codecs
 from omniq.worker import context as ctx
@@ -32,6 +34,7 @@ def main() -> None:
     """Run jobs from standard input until it ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent says when a task has to stop
         signal.signal(number, signal.SIG_IGN)
+    end_with_parent()  # before the pipe is read: who has died by now is noticed there
     source = os.fdopen(os.dup(0), "rb")
     target = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

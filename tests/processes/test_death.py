@@ -136,22 +136,20 @@ async def test_a_worker_told_to_stop_gives_back_what_it_cannot_finish(
     assert (await app.oq.stats()).workers == []
 
 
-async def test_a_child_process_of_a_task_does_not_outlive_its_worker(
-    processes, app, tmp_path
-) -> None:
+@pytest.mark.parametrize("name", ["spin", "hold_the_lock"])
+async def test_a_child_process_of_a_task_does_not_outlive_its_worker(processes, name) -> None:
     script = """
-import asyncio, os, time
-from omniq import AsyncOmniQ
-from child_task import oq, spin
+import asyncio, sys
+import child_task
 
 async def main() -> None:
-    async with oq:
-        await spin.enqueue()
+    async with child_task.oq as oq:
+        await getattr(child_task, sys.argv[1]).enqueue()
         await oq.worker().run()
 
 asyncio.run(main())
 """
-    worker = processes.script(script)
+    worker = processes.script(script, name)
     pid_file = processes.traces / "child.pid"
     while not (pid_file.exists() and pid_file.read_text()):
         os.sched_yield()
