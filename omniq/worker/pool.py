@@ -428,7 +428,8 @@ class AsyncWorkerPool:
                 self._on_news(event, commit.at)
 
     def _on_news(self, event: ev.Event, at: int) -> None:
-        logbook.tell(event, at, self.id, self._queue.projection.tasks)
+        # In a turn of its own, as the owner's handlers and filters may do anything, raise as well.
+        self._loop.call_soon(logbook.tell, event, at, self.id, self._queue.projection.tasks)
         if type(event) is ev.TaskCancelRequested:
             attempt = self._attempts.get(event.task_id)
             if attempt is not None:  # else it begins in a moment, and sees that it need not
