@@ -112,6 +112,7 @@ class AsyncOmniQ:
 
         It may be opened again.
         """
+        await self._meet_loop()
         for pool in tuple(self._pools):
             await pool.stop()
         if self._queue is not None:
@@ -134,14 +135,8 @@ class AsyncOmniQ:
     async def engine(self) -> AsyncTaskQueue:
         """Return the engine of the running event loop, opening it if need be."""
         check_not_importing()
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._loop is not None and not self._loop.is_closed():
-                raise ConfigError(
-                    f"{self!r} is open on another event loop. Next: close it there first, or use "
-                    "one AsyncOmniQ for each loop, or OmniQ from threads"
-                )
-            self._loop, self._queue, self._opening = loop, None, asyncio.Lock()
+        if self._loop is not asyncio.get_running_loop():
+            await self._meet_loop()
         if self._queue is None:
             assert self._opening is not None
             async with self._opening:
@@ -157,6 +152,26 @@ class AsyncOmniQ:
                     await queue.open()
                     self._queue = queue
         return self._queue
+
+    async def _meet_loop(self) -> None:
+        """Belong to the running event loop from now on.
+
+        What was open on one that was closed meanwhile cannot be ended in order any more.
+        """
+        loop, before = asyncio.get_running_loop(), self._loop
+        if before is loop:
+            return
+        if before is not None and not before.is_closed():
+            raise ConfigError(
+                f"{self!r} is open on another event loop. Next: close it there first, or use "
+                "one AsyncOmniQ for each loop, or OmniQ from threads"
+            )
+        was_open = self._queue is not None
+        self._loop, self._queue, self._opening = loop, None, asyncio.Lock()
+        if was_open:
+            self._pools.clear()
+            async with self._opening:
+                await self.storage.close()
 
     def _make_base_dir(self) -> None:
         """Create the folder of the settings in which an SQLite journal lies by default."""

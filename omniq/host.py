@@ -324,7 +324,8 @@ class WakeListener:
 
     def close(self) -> None:
         if self._socket is not None:
-            self._loop.remove_reader(self._socket)
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._socket)
             self._socket.close()
             self._socket = None
             (self._folder.path / self.name).unlink(missing_ok=True)

@@ -42,9 +42,11 @@ class Syncer:
         self._later: Timer | None = None
         self._lazy: Timer | None = None
         self._is_lazy_due = False
+        self._is_closed = False
 
     async def close(self) -> None:
         """Sync no more. What is under way is waited for, as nobody can call it off."""
+        self._is_closed = True
         for timer in (self._later, self._lazy):
             if timer is not None:
                 timer.cancel()
@@ -108,8 +110,17 @@ class Syncer:
                 else:
                     self._is_lazy_due = False
                     await self._storage.sync_lazily()
+        except asyncio.CancelledError:
+            # Who ends an event loop cancels all its tasks; some wait for the disk even then.
+            if not self._is_closed:
+                asyncio.get_running_loop().call_soon(self._go_on)
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, everyone is told
             self._on_failure(error)
+
+    def _go_on(self) -> None:
+        if self._waiting:
+            self._begin()
 
     def _resolve(self, durable: int) -> None:
         later: deque[tuple[int, list[Waiter]]] = deque()

@@ -125,7 +125,8 @@ class SyncThread:
     async def close(self) -> None:
         """Wait for what is under way, as nobody can call it off."""
         if self._last is not None:
-            await asyncio.wait([self._last.work])
+            if not self._last.work.get_loop().is_closed():  # else the thread alone knows
+                await asyncio.wait([self._last.work])
             self._last = None
         self._thread.shutdown()
 

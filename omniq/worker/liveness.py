@@ -61,6 +61,8 @@ class LeaseRenewal:
         self._thread = threading.Thread(target=self._run, name="omniq-lease", daemon=True)
 
     def start(self) -> None:
+        """Begin to renew, as long as the running event loop is open."""
+        self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     async def stop(self) -> None:
@@ -70,6 +72,8 @@ class LeaseRenewal:
     def _run(self) -> None:
         with asyncio.Runner() as runner:
             while not self._stopped.wait(self._lease / RENEWALS_PER_LEASE):
+                if self._loop.is_closed():
+                    break  # whoever closed it did not stop the worker
                 if self._holds_tasks():
                     runner.run(self._renew())
             runner.run(self._storage.close())

@@ -1,19 +1,70 @@
 """What becomes of a queue whose event loop ends all its tasks, its own among them."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
-from omniq import AsyncOmniQ, StorageError
+from omniq import AsyncOmniQ, StorageError, TaskStatus
 from omniq.core import events as ev
 from omniq.storage.base import BaseStorage
 from tests.app import jobs
+
+SOON = 5.0
 
 
 @pytest.fixture(params=["file", "sqlite"])
 def location(request, tmp_path) -> str:
     return str(tmp_path / {"file": "journal", "sqlite": "jobs.db"}[request.param])
+
+
+@pytest.mark.parametrize("closes_at_the_end", [True, False])
+@pytest.mark.parametrize("place", ["journal", "jobs.db", "memory://"])
+def test_an_app_that_was_not_closed_goes_on_in_the_next_event_loop(
+    tmp_path: Path, place: str, *, closes_at_the_end: bool
+) -> None:
+    """As where each request, or each test, has an event loop of its own."""
+    oq = AsyncOmniQ(place if "://" in place else tmp_path / place)
+    add = oq.task(jobs.add)
+
+    async def use(number: int) -> tuple[int, int]:
+        async with asyncio.timeout(SOON):
+            handle = await add.enqueue(number, 1)
+            waiting = asyncio.create_task(handle.result())
+            await asyncio.sleep(0)
+            await oq.worker().drain()
+            return await waiting, len(list(Path("/proc/self/fd").iterdir()))
+
+    results, descriptors = zip(*(asyncio.run(use(number)) for number in range(4)), strict=True)
+    assert results == (1, 2, 3, 4)
+    assert descriptors[1] == descriptors[3]
+    if closes_at_the_end:
+        asyncio.run(oq.close())
+    else:
+        assert asyncio.run(stats_and_close(oq)) == 4
+
+
+def test_no_lease_is_renewed_any_longer_when_the_event_loop_of_a_worker_was_closed(
+    tmp_path: Path,
+) -> None:
+    oq = AsyncOmniQ(tmp_path / "journal")
+
+    async def work() -> None:
+        await oq.worker(lease=0.1).start()
+
+    asyncio.run(work())
+    for thread in threading.enumerate():
+        if thread.name == "omniq-lease":
+            thread.join(SOON)
+            assert not thread.is_alive()
+    asyncio.run(oq.close())
+
+
+async def stats_and_close(oq: AsyncOmniQ) -> int:
+    async with oq:
+        return (await oq.stats()).by_status[TaskStatus.SUCCESS]
 
 
 def run_until(begun: asyncio.Event, use: Callable[[], Awaitable[None]]) -> None:
