@@ -98,10 +98,11 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
             mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
-    found, kind = "", ""
+    found, kind, inside = "", "", f"{path}/"
     for line in mounts.splitlines():
         _, folder, type_of_folder, *_ = line.split(" ")
-        if path.is_relative_to(folder) and len(folder) >= len(found):
+        # As text: there are dozens of mounts, and each journal that is opened asks.
+        if inside.startswith(f"{folder.rstrip('/')}/") and len(folder) >= len(found):
             found, kind = folder, type_of_folder
     return kind if kind in _NETWORK_FILE_SYSTEMS else None
 

@@ -213,6 +213,7 @@ def check(story, kept, beginning, more):
         check_numbers(kept)
 
 
+@pytest.mark.timeout(600)  # thousands of disks, about a minute on a slow machine
 @pytest.mark.parametrize("room", [0, 600], ids=["file that grows", "room ahead"])
 def test_every_disk_that_a_crash_may_leave_is_a_right_prefix(folder, room, monkeypatch):
     monkeypatch.setattr(snapshots, "WRITE_BYTES", 1)  # a snapshot of several writes
