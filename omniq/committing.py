@@ -107,7 +107,8 @@ class Committer:
                 f"{len(self._orders)} commands of this process wait to be written to "
                 f"{self._storage.location}. Next: await earlier calls before making more"
             )
-        self.post(order)
+        self._orders.append(order)
+        self._ordered.set()
 
     def post(self, order: Order) -> None:
         """Take an order in any case, such as an attempt's outcome."""

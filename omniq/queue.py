@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from omniq.core.projection import Projection
     from omniq.core.task import TaskRecord
     from omniq.following import Listener
-    from omniq.orders import Order
     from omniq.storage.base import BaseStorage, Bookmark
 
 __all__ = ("AsyncTaskQueue",)
@@ -127,15 +126,18 @@ class AsyncTaskQueue:
         `QueueFull` if more commands wait than the disk keeps up with; the future has a
         `StorageError` if they could not be written.
         """
+        if self._failure is not None or not self._is_open:
+            self._check()
         future: asyncio.Future[Sequence[ev.TaskEnqueued]] = asyncio.Future()
-        self._order(NewTasks(like, payloads, future, durable=True))
+        self._committer.order(NewTasks(like, payloads, future, durable=True))
         return future
 
     async def execute(self, command: cmd.Command) -> Sequence[ev.Event]:
         """Carry out a command and return its events, which are written when this returns."""
         await self.load()
+        self._check()  # it may have failed meanwhile
         future: asyncio.Future[Sequence[ev.Event]] = asyncio.Future()
-        self._order(CommandOrder(command, future, durable=False))
+        self._committer.order(CommandOrder(command, future, durable=False))
         return await future
 
     def post(self, command: cmd.Command) -> None:
@@ -144,8 +146,9 @@ class AsyncTaskQueue:
 
     async def settle(self) -> None:
         """Return once everything ordered so far is written, or was refused."""
+        self._check()
         future: asyncio.Future[object] = asyncio.Future()
-        self._order(NewTasks(_NO_TASK, (), future, durable=False))
+        self._committer.order(NewTasks(_NO_TASK, (), future, durable=False))
         await future
 
     async def flush(self) -> None:
@@ -153,11 +156,6 @@ class AsyncTaskQueue:
         await self.settle()
         if self.is_loaded:
             await self.make_durable(self.projection.seq)
-
-    def _order(self, order: Order) -> None:
-        if self._failure is not None or not self._is_open:
-            self._check()
-        self._committer.order(order)
 
     def _check(self) -> None:
         if not self._is_open:
