@@ -368,7 +368,7 @@ class AsyncWorkerPool:
             if self._failure is None:
                 try:
                     await self._finish_attempts()
-                except asyncio.CancelledError:  # whoever waits for this, as there is no time left
+                except asyncio.CancelledError:  # who waits for this has no time left
                     self._end_all(End.STOP)
                     await self._until_none_runs(INTERRUPTED_SECONDS)
                     raise
