@@ -125,7 +125,7 @@ def processor_time(pid: int) -> int | None:
     taken: list[int] = []
     with contextlib.suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError, ValueError, IndexError):  # it has just ended
+            with contextlib.suppress(OSError, ValueError):  # it has just ended
                 first, *_ = (thread / "schedstat").read_text(encoding="ascii").split()
                 taken.append(int(first))
     return sum(taken) if taken else None

@@ -135,6 +135,41 @@ async def test_a_worker_that_was_taken_for_dead_joins_again_once_there_is_room(
         assert await handle.result(timeout=SOON) == 3
 
 
+async def test_no_worker_is_taken_for_dead_because_the_disk_is_full(
+    oq, disk, monkeypatch, caplog
+) -> None:
+    """Nobody can renew a lease then, for longer than the lease; and then there is room again."""
+    monkeypatch.setattr("omniq.worker.pool.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("omniq.worker.pool.WAIT_SECONDS", 0.01)
+    may_end = asyncio.Event()
+
+    @oq.task
+    async def wait() -> None:
+        await may_end.wait()
+
+    def failed_renewals() -> int:
+        actions = [getattr(record, "action", "") for record in caplog.records]
+        return actions.count("renewal_failed")
+
+    engine = await oq.engine()
+    async with oq.worker(lease=0.1), oq.worker(lease=0.1):
+        handle = await wait.enqueue()
+        while await handle.status() is not TaskStatus.RUNNING:
+            await asyncio.sleep(0)
+        disk.full = True
+        while failed_renewals() < 9:  # of which there are three in a lease
+            await asyncio.sleep(0)
+        disk.full = False
+        (holder,) = engine.projection.running
+        heard = engine.projection.heard[holder]
+        while engine.projection.heard.get(holder, heard + 1) == heard:
+            await asyncio.sleep(0)
+        may_end.set()
+        await handle.result(timeout=SOON)
+    kinds = [event.kind for event in await handle.history()]
+    assert kinds == ["task.enqueued", "task.started", "task.succeeded"]
+
+
 async def test_a_worker_outlasts_a_lack_of_file_descriptors(oq, monkeypatch, caplog) -> None:
     """It takes one to look at the lock of another worker."""
     monkeypatch.setattr("omniq.worker.pool.WATCH_SECONDS", 0.001)
