@@ -70,6 +70,7 @@ class Surroundings:
     is_stopping: Callable[[], bool]
     make_durable: Callable[[], Awaitable[None]]
     report: Callable[[Attempt, cmd.Outcome | None], None]
+    order: Callable[[cmd.Outcome], None]
     report_progress: Callable[[ctx.TaskContext, float, str], None]
 
 

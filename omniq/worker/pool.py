@@ -22,15 +22,15 @@ from omniq.errors import ConfigError, StorageError
 from omniq.host import boot_id, host_name
 from omniq.models import Duration, to_us
 from omniq.worker import logbook
-from omniq.worker.attempt import GRACE_SECONDS, Attempt, End, Surroundings
+from omniq.worker.attempt import GRACE_SECONDS, End, Surroundings
 from omniq.worker.executors import Executors
 from omniq.worker.liveness import LeaseRenewal, Watch
+from omniq.worker.running import RunningAttempts
 from omniq.worker.signals import stop_signals
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from omniq.core.task import TaskRecord
     from omniq.queue import AsyncTaskQueue
     from omniq.registry import Registry
     from omniq.serialization import Codecs
@@ -87,12 +87,11 @@ class AsyncWorkerPool:
         self._codecs = codecs
         self._executors = Executors()
         self._renewal: LeaseRenewal | None = None
-        self._attempts: dict[str, Attempt] = {}
-        self._runners: set[asyncio.Task[None]] = set()
         self._names: frozenset[str] = frozenset()
         self._names_known = (-1, -1)
         self._not_run: set[str] = set()
         self._wake = asyncio.Event()
+        self._running = RunningAttempts(registry, changed=self._wake.set)
         self._left = asyncio.Event()
         self._stopping = False
         self._failure: BaseException | None = None
@@ -124,7 +123,7 @@ class AsyncWorkerPool:
         The first signal stops in order: running tasks have `shutdown_timeout` to finish, what is
         left is given back. A second one gives everything back at once.
         """
-        with stop_signals(self._on_first_signal, lambda: self._end_all(End.STOP)):
+        with stop_signals(self._on_first_signal, self._on_second_signal):
             await self._join()
             try:
                 await self._work(until_idle=False)
@@ -160,16 +159,20 @@ class AsyncWorkerPool:
     @property
     def abandoned(self) -> int:
         """How many functions, in threads or on the loop, go on although this worker has stopped."""
-        return len(self._runners) + self._executors.busy_threads
+        return len(self._running.runners) + self._executors.busy_threads
 
     def _on_first_signal(self) -> None:
         _log.info(
             "stopping: %d running tasks have %g s to finish; once more gives them back at once",
-            len(self._attempts),
+            len(self._running),
             self._shutdown_seconds,
-            extra={"action": "worker_stopping", "tasks": len(self._attempts)},
+            extra={"action": "worker_stopping", "tasks": len(self._running)},
         )
         self._stop_soon()
+
+    def _on_second_signal(self) -> None:
+        self._shutdown_seconds = 0.0  # for what is started just now
+        self._running.end_all(End.STOP)
 
     def _stop_soon(self) -> None:
         self._stopping = True
@@ -190,12 +193,11 @@ class AsyncWorkerPool:
                     break
                 if watching.done():
                     watching.result()
-                claimed = await self._patiently(self._claim) or []
-                for task in claimed:
-                    self._start(task)
-                if claimed:
+                started = await self._patiently(self._claim)
+                if started:
+                    await self._running.begin(started, self._queue.projection.tasks)
                     continue
-                if until_idle and not self._attempts:
+                if until_idle and not self._running:
                     await self._patiently(self._look_around)
                     await self._queue.settle()  # outcomes on their way may make tasks due
                     if not self._has_ready():
@@ -222,23 +224,20 @@ class AsyncWorkerPool:
             await sleep(self._clock, WAIT_SECONDS)
             return None
 
-    async def _claim(self) -> list[TaskRecord]:
-        """Start as many due tasks as there are free slots, and return them."""
+    async def _claim(self) -> list[ev.TaskStarted]:
+        """Start as many due tasks as there are free slots, and return that they were."""
         if self.id not in self._queue.projection.workers:
             await self._rejoin()
-        free = min(MAX_CLAIM, self.concurrency - len(self._attempts))
+        free = min(MAX_CLAIM, self.concurrency - len(self._running))
         if free <= 0:
             return []
         self._learn_names()
         if not self._has_ready():
             return []
         claim = cmd.Claim(self.id, self.queues, self._names, free, self._codecs.readable)
-        started = await self._queue.execute(claim)
+        events = await self._queue.execute(claim)
         self._say_what_is_not_run()
-        tasks = self._queue.projection.tasks
-        claimed = [tasks.get(event.task_id) for event in started if type(event) is ev.TaskStarted]
-        # Others may have written meanwhile. What was taken away again must not run here.
-        return [task for task in claimed if task and task.is_claimed_by(self.id, task.attempt)]
+        return [event for event in events if type(event) is ev.TaskStarted]
 
     def _say_what_is_not_run(self) -> None:
         """Warn, once for each name, of tasks that are due and that this worker cannot run."""
@@ -264,32 +263,13 @@ class AsyncWorkerPool:
 
     def _seconds_to_next_due(self) -> float | None:
         """Return when there is something to claim, or None if something else must happen first."""
-        if len(self._attempts) >= self.concurrency:
+        if len(self._running) >= self.concurrency:
             return None  # what falls due meanwhile has to wait for a free slot
         due_at = self._queue.projection.waiting.next_due()
         return None if due_at is None else (due_at - self._clock.now_us()) / 1_000_000
 
-    def _start(self, task: TaskRecord) -> None:
-        """Begin an attempt; what it does up to its first await is done when this returns."""
-        registration = self._registry.get(task.spec.name)
-        assert registration is not None, "only tasks with a known name are claimed"
-        attempt = Attempt(task, registration, self._surroundings)
-        self._attempts[task.id] = attempt
-        # Eager: a task that awaits nothing costs no turn of the event loop.
-        runner = asyncio.Task(attempt.run(), loop=self._loop, eager_start=True)
-        if not runner.done():
-            self._runners.add(runner)
-            runner.add_done_callback(self._runners.discard)
-
     async def _make_start_durable(self) -> None:
         await self._queue.make_durable(self._queue.projection.seq)
-
-    def _on_outcome(self, attempt: Attempt, outcome: cmd.Outcome | None) -> None:
-        if outcome is not None:
-            self._queue.post(outcome)
-        if self._attempts.get(attempt.task.id) is attempt:
-            del self._attempts[attempt.task.id]
-        self._wake.set()
 
     def _report_progress(
         self, worker: str, context: TaskContext, fraction: float, message: str
@@ -323,7 +303,7 @@ class AsyncWorkerPool:
             self._clock,
             actor=self._queue.actor,
             lease_seconds=self._lease_us / 1_000_000,
-            holds_tasks=lambda: bool(self._attempts),
+            holds_tasks=lambda: bool(self._running),
         )
         self._renewal.worker = self.id
         self._renewal.start()
@@ -342,7 +322,7 @@ class AsyncWorkerPool:
             concurrency=self.concurrency,
         )
         await self._queue.execute(cmd.Join(joined))
-        self._surroundings = Surroundings(
+        self._running.surroundings = Surroundings(
             worker=self.id,
             codecs=self._codecs,
             executors=self._executors,
@@ -350,7 +330,8 @@ class AsyncWorkerPool:
             clock=self._clock,
             is_stopping=self._is_stopping,
             make_durable=self._make_start_durable,
-            report=self._on_outcome,
+            report=self._running.report,
+            order=self._queue.post,
             report_progress=partial(self._report_progress, self.id),
         )
 
@@ -369,16 +350,16 @@ class AsyncWorkerPool:
                 try:
                     await self._finish_attempts()
                 except asyncio.CancelledError:  # who waits for this has no time left
-                    self._end_all(End.STOP)
+                    self._running.end_all(End.STOP)
                     await self._until_none_runs(INTERRUPTED_SECONDS)
                     raise
                 finally:
                     await self._queue.execute(cmd.Leave(self.id))
                 await self._queue.flush()
         finally:
-            self._end_all(End.LOST)
-            if self._runners:
-                await asyncio.wait(self._runners, timeout=GRACE_SECONDS)
+            self._running.end_all(End.LOST)
+            if self._running.runners:
+                await asyncio.wait(self._running.runners, timeout=GRACE_SECONDS)
             self._queue.unsubscribe(self)
             if self._renewal is not None:
                 await self._renewal.stop()
@@ -389,19 +370,15 @@ class AsyncWorkerPool:
 
     async def _finish_attempts(self) -> None:
         await self._until_none_runs(self._shutdown_seconds)
-        self._end_all(End.STOP)
+        self._running.end_all(End.STOP)
         await self._until_none_runs(2 * GRACE_SECONDS)  # what does not heed it is given up by then
 
     async def _until_none_runs(self, seconds: float) -> None:
         """Wait until each attempt has said how it ended, for so long at most."""
         until = self._clock.monotonic() + seconds
-        while self._attempts and (left := until - self._clock.monotonic()) > MOMENT_SECONDS:
+        while self._running and (left := until - self._clock.monotonic()) > MOMENT_SECONDS:
             self._wake.clear()
             await wait_at_most(self._clock, self._wake, left)
-
-    def _end_all(self, reason: End) -> None:
-        for attempt in tuple(self._attempts.values()):
-            attempt.end(reason)
 
     # Watching.
 
@@ -431,15 +408,12 @@ class AsyncWorkerPool:
         # In a turn of its own, as the owner's handlers and filters may do anything, raise as well.
         self._loop.call_soon(logbook.tell, event, at, self.id, self._queue.projection.tasks)
         if type(event) is ev.TaskCancelRequested:
-            attempt = self._attempts.get(event.task_id)
-            if attempt is not None:  # else it begins in a moment, and sees that it need not
-                attempt.cancel(event.reason)
+            self._running.cancel(event.task_id, event.reason)
         elif type(event) is ev.WorkerLost and event.worker == self.id:
-            self._end_all(End.LOST)
-            self._attempts.clear()
+            self._running.lose_all()
 
     def on_failure(self, error: BaseException) -> None:
         """End what runs here: its outcome cannot be recorded any more."""
         self._failure = error
-        self._end_all(End.LOST)
+        self._running.end_all(End.LOST)
         self._wake.set()
