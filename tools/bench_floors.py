@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import math
 import os
 import sqlite3
 import time
@@ -37,10 +38,12 @@ class Sizes(NamedTuple):
     history: int  # events of a long journal
     backlog: int  # pending tasks of a long queue
     idle: float  # seconds
+    cpu: int  # tasks of 1 ms
+    seconds: float = math.inf  # no repetition begins that would not end within this time
 
 
-FULL = Sizes(5, 1500, 50_000, 500, 1_000_000, 1_000_000, 5.0)
-QUICK = Sizes(3, 200, 5_000, 60, 60_000, 20_000, 0.5)
+FULL = Sizes(5, 1500, 50_000, 500, 1_000_000, 1_000_000, 5.0, 1000)
+QUICK = Sizes(3, 200, 5_000, 60, 60_000, 10_000, 0.5, 400, seconds=55.0)
 
 
 class Tasks(NamedTuple):

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from omniq import AsyncOmniQ
 
-CPU_JOBS = 1000
 FEW_PENDING = 10_000
 PACE = 5000  # jobs a second
 PACE_STEP = 0.002  # seconds
@@ -58,29 +57,29 @@ def rate_of(children: list[Child], count: int) -> float:
     return count / (max(one["ended"] for one in found) - min(one["began"] for one in found))
 
 
-def cpu_by_two(folder: Path, _sizes: Sizes, backend: str) -> float:
+def cpu_by_two(folder: Path, sizes: Sizes, backend: str) -> float:
     """Return jobs a second of 1 ms of Python each, on two processes."""
 
     async def run() -> float:
         oq, tasks = app_on(folder, backend)
         async with oq:
-            await tasks.burn.enqueue_many([()] * CPU_JOBS)
+            await tasks.burn.enqueue_many([()] * sizes.cpu)
             children = [Child("drain", folder, backend, concurrency=10) for _ in range(2)]
-            rate = await asyncio.to_thread(rate_of, children, CPU_JOBS)
-            await check(oq, "SUCCESS", CPU_JOBS)
+            rate = await asyncio.to_thread(rate_of, children, sizes.cpu)
+            await check(oq, "SUCCESS", sizes.cpu)
         return rate
 
     return run_loop(run())
 
 
-def cpu_floor(folder: Path, _sizes: Sizes) -> float:
+def cpu_floor(folder: Path, sizes: Sizes) -> float:
     """Return the same of two bare loops."""
-    loops = [Child("loop", folder, count=CPU_JOBS // 2) for _ in range(2)]
+    loops = [Child("loop", folder, count=sizes.cpu // 2) for _ in range(2)]
     for loop in loops:
         loop.go()
     found = [loop.found() for loop in loops]
     took = max(one["ended"] for one in found) - min(one["began"] for one in found)
-    return CPU_JOBS / took
+    return sizes.cpu / took
 
 
 def trips(folder: Path, sizes: Sizes, backend: str, durability: str = "fsync") -> list[float]:
@@ -148,7 +147,9 @@ def backlog(folder: Path, sizes: Sizes, backend: str) -> list[float]:
     """Return jobs a second of a long queue, of a short one, and bytes of memory a pending task."""
     rates: list[float] = []
     memory = 0.0
-    for name, pending, times in (("long", sizes.backlog, 1), ("short", FEW_PENDING, 5)):
+    few = min(FEW_PENDING, sizes.backlog // 4)
+    times_few = min(5, sizes.backlog // few // 2)
+    for name, pending, times in (("long", sizes.backlog, 1), ("short", few, times_few)):
         took = 0.0
         for number in range(times):
             where = folder / f"{name}{number}"
