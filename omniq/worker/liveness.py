@@ -21,7 +21,7 @@ from omniq.core.events import WorkerRenewed
 from omniq.host import boot_id, host_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from omniq.clock import Clock
     from omniq.core.projection import Projection
@@ -39,7 +39,8 @@ class LeaseRenewal:
     """Renews a worker's lease from a thread, so that a task that blocks the loop can't stop it.
 
     The thread has a handle of its own on the journal. Renewals are only written while
-    `holds_tasks` says that there is something to lose.
+    `holds_tasks` says that there is something to lose. If the event loop is closed without an end
+    of the worker, `drop_life` lets others see that it is dead, though its process goes on.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class LeaseRenewal:
         actor: str,
         lease_seconds: float,
         holds_tasks: Callable[[], bool],
+        drop_life: Callable[[str], Coroutine[None, None, None]],
     ) -> None:
         self.worker = ""  # who is renewed; set before `start`, and again after a loss
         self._storage = storage
@@ -57,6 +59,7 @@ class LeaseRenewal:
         self._actor = actor
         self._lease = lease_seconds
         self._holds_tasks = holds_tasks
+        self._drop_life = drop_life
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="omniq-lease", daemon=True)
 
@@ -73,7 +76,8 @@ class LeaseRenewal:
         with asyncio.Runner() as runner:
             while not self._stopped.wait(self._lease / RENEWALS_PER_LEASE):
                 if self._loop.is_closed():
-                    break  # whoever closed it did not stop the worker
+                    runner.run(self._drop_life(self.worker))
+                    break
                 if self._holds_tasks():
                     runner.run(self._renew())
             runner.run(self._storage.close())

@@ -304,6 +304,7 @@ class AsyncWorkerPool:
             actor=self._queue.actor,
             lease_seconds=self._lease_us / 1_000_000,
             holds_tasks=lambda: bool(self._running),
+            drop_life=self._queue.storage.drop_life,
         )
         self._renewal.worker = self.id
         self._renewal.start()

@@ -1,6 +1,8 @@
 """What becomes of a queue whose event loop ends all its tasks, its own among them."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -60,6 +62,55 @@ def test_no_lease_is_renewed_any_longer_when_the_event_loop_of_a_worker_was_clos
             thread.join(SOON)
             assert not thread.is_alive()
     asyncio.run(oq.close())
+
+
+LEAVES_ITS_LOOP = """
+import asyncio, sys, threading
+from omniq import AsyncOmniQ
+
+begun = []
+
+async def hang_at_first() -> int:
+    begun.append(None)
+    return await asyncio.sleep(3600 if len(begun) == 1 else 0, 7)
+
+async def begin() -> str:
+    handle = await hang.enqueue()
+    await oq.worker(lease=0.1).start()
+    while not begun:
+        await asyncio.sleep(0)
+    return handle.id
+
+async def go_on(task_id: str) -> int:
+    async with AsyncOmniQ(sys.argv[1]) as other:
+        other.task(hang_at_first)
+        await other.worker().drain()
+        return await other.handle(task_id).result(timeout=5)
+
+oq = AsyncOmniQ(sys.argv[1])
+hang = oq.task(hang_at_first)
+loop = asyncio.new_event_loop()
+task_id = loop.run_until_complete(begin())
+loop.close()
+for thread in threading.enumerate():
+    if thread.name == "omniq-lease":
+        thread.join()
+print(asyncio.run(go_on(task_id)), flush=True)
+"""
+
+
+def test_a_task_whose_event_loop_was_closed_runs_elsewhere_though_its_process_lives(
+    location: str,
+) -> None:
+    """Python complains of what the loop had still to do, so that is done in a process."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES_ITS_LOOP, location],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "7\n", done.stderr
 
 
 async def stats_and_close(oq: AsyncOmniQ) -> int:
