@@ -85,7 +85,9 @@ class Follower:
             self._loading = asyncio.create_task(self._load(), name="omniq-loader")
             # If it fails, whoever waits is told, and who asks next tries again.
             self._loading.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.shield(self._loading)
+        loading = self._loading
+        await asyncio.wait([loading])  # `shield` complains to the loop when nobody waits any longer
+        loading.result()
 
     async def _load(self) -> None:
         async with self.exclusive:

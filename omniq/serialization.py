@@ -10,14 +10,20 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import sys
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
+from functools import cached_property
 from itertools import chain, repeat
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeIs, cast
 
 import msgspec
+
+if sys.version_info >= (3, 14):
+    import annotationlib
 
 from omniq.errors import ConfigError, PayloadTooLarge, SerializationError
 
@@ -37,15 +43,16 @@ _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
 class Signature:
-    """The parameters of a task's function: which calls fit, and which types they are read as."""
+    """The parameters of a task's function: which calls fit, and which types they are read as.
+
+    Types are looked up when they are first needed, as they may be defined below the function.
+    """
 
     def __init__(self, function: Callable[..., object]) -> None:
         self.name = f"{function.__module__}:{function.__qualname__}"
-        self._signature = inspect.signature(function)
-        hints = _type_hints(function)
-        self._returns = hints.get("return", Any)
+        self._function = function
+        self._signature = _signature_of(function)
         parameters = self._signature.parameters.values()
-        self._named = {p.name: hints.get(p.name, Any) for p in parameters}
         self._positional = [
             p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
@@ -59,20 +66,25 @@ class Signature:
         self._needs_keywords = any(
             p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters
         )
-        self._plain_calls = self._find_plain_calls()
 
-    def _find_plain_calls(self) -> dict[int, list[Any]]:
-        """Return the types of positional arguments that need no look, by their number."""
-        kinds: list[Any] = [self._named[name] for name in self._positional]
+    @cached_property
+    def _types(self) -> dict[str, Any]:
+        """The annotated types, by parameter; without one, a value is taken as it was read."""
+        return _types_of(self._function)
+
+    @cached_property
+    def _plain_calls(self) -> dict[int, list[Any]]:
+        """The types of positional arguments that need no look, by their number."""
+        kinds: list[Any] = [self._types.get(name, Any) for name in self._positional]
         calls = [kinds[:count] for count in range(self._required, len(kinds) + 1)]
         if self._needs_keywords:
             return {}
         return {len(call): call for call in calls if all(kind in _PLAIN for kind in call)}
 
-    @property
+    @cached_property
     def returns(self) -> Any:
         """The annotated type of what the function returns."""
-        return self._returns
+        return self._types.get("return", Any)
 
     def takes_plainly(self, args: Sequence[object]) -> bool:
         """Whether a call fits with these arguments alone, which are read just as they are written.
@@ -116,9 +128,9 @@ class Signature:
 
     def type_of(self, name: str) -> Any:
         """Return the annotated type of a parameter, or of `**kwargs` for a name they take."""
-        if name in self._named:
-            return self._named[name]
-        return self._named[self._extra] if self._extra is not None else Any
+        if name not in self._signature.parameters and self._extra is not None:
+            name = self._extra
+        return self._types.get(name, Any)
 
     def convert(self, arguments: Arguments) -> Arguments:
         """Return arguments that were read, converted to the annotated types."""
@@ -358,16 +370,36 @@ def _parts_of(value: Any) -> Iterable[object]:
     return [getattr(value, name) for name in names]
 
 
-def _type_hints(function: Callable[..., object]) -> dict[str, Any]:
-    """Return the resolved annotations; one that cannot be resolved counts as Any."""
-    try:
+def _signature_of(function: Callable[..., object]) -> inspect.Signature:
+    """Return the parameters, whether or not the names in their annotations are there by now."""
+    if sys.version_info >= (3, 14):
+        return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(function)
+
+
+def _types_of(function: Callable[..., object]) -> dict[str, Any]:
+    """Return the annotated types, but for those whose names are not there.
+
+    Such are imports that only type checkers see, and classes within another function.
+    """
+    with suppress(NameError):
         return typing.get_type_hints(function, include_extras=True)
-    except NameError:
-        return {
-            name: hint
-            for name, hint in inspect.get_annotations(function).items()
-            if not isinstance(hint, str)
-        }
+    scope = getattr(inspect.unwrap(function), "__globals__", {})
+    found: dict[str, Any] = {}
+    for name, annotation in _annotations_of(function).items():
+
+        def one() -> None: ...
+
+        one.__annotations__ = {name: annotation}
+        with suppress(NameError):
+            found |= typing.get_type_hints(one, scope, include_extras=True)
+    return found
+
+
+def _annotations_of(function: Callable[..., object]) -> dict[str, Any]:
+    if sys.version_info >= (3, 14):
+        return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
+    return inspect.get_annotations(function)
 
 
 def _encode_hook(value: object) -> object:

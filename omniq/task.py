@@ -194,10 +194,13 @@ class Enqueuer:
     def __init__(self, app: App, name: str, signature: Signature | None, options: Options) -> None:
         self._app = app
         self._signature = signature
-        self._returns: Any = Any if signature is None else signature.returns
         self._options = options
         self._prototype = options.prototype(name, app)
         self._is_due_at_once = options.delay is None and options.eta is None
+
+    @functools.cached_property
+    def _returns(self) -> Any:
+        return Any if self._signature is None else self._signature.returns
 
     async def enqueue(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskHandle[Any]:
         """Enqueue a task for a call, and return its handle."""

@@ -169,11 +169,13 @@ class SyncThread:
 
 async def finished[T](work: asyncio.Future[T]) -> T:
     """Wait for what one of asyncio's threads does, and do not leave before it has ended."""
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        while not work.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
         work.exception()  # whoever asked has gone
-        raise
+        raise cancelled
+    return work.result()

@@ -108,7 +108,9 @@ class AsyncWorkerPool:
     async def stopped(self) -> None:
         """Return once the background work has ended; raises what ended it, if it was an error."""
         if self._background is not None:
-            await asyncio.shield(self._background)
+            background = self._background
+            await asyncio.wait([background])  # it goes on if who waits for it does not
+            background.result()
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -157,7 +157,7 @@ def run(arguments: list[str], folder: Path) -> str:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     # A warning in a destructor cannot end the program; it is only printed.
-    ended_well = process.returncode == 0 and "Exception ignored in" not in complaints
+    ended_well = process.returncode == 0 and "Exception ignored" not in complaints
     assert ended_well, f"exit status {process.returncode}\n{printed}\n{complaints}"
     return printed
 
@@ -221,9 +221,11 @@ def awaits(code: str) -> bool:
 def global_statement(code: str) -> str:
     """Declare the names that the code binds. One with an annotation cannot be global."""
     table = symtable.symtable(f"async def _():\n{indent_code(code)}\n", "page", "exec")
+    # Python 3.14 has a table before it, for the annotations.
+    function = next(child for child in table.get_children() if child.get_name() == "_")
     names = [
         symbol.get_name()
-        for symbol in table.get_children()[0].get_symbols()
+        for symbol in function.get_symbols()
         if symbol.is_local() and not symbol.is_annotated()
     ]
     return f"global {', '.join(names)}" if names else "pass"
