@@ -43,7 +43,7 @@ bench: .venv/.installed-dev  ## What it costs, beside floors of the same run; AR
 
 .PHONY: profile
 profile: .venv/.installed-dev  ## Where the time goes in a measure of the benchmark: ARGS="'drain file' --calls"
-	$(BIN)/python tools/profiling.py $(ARGS)
+	$(BIN)/python tools/bench_profile.py $(ARGS)
 
 .PHONY: instructions
 instructions: .venv/.installed-dev  ## How many instructions a call takes, counted by valgrind; ARGS="--only fold"

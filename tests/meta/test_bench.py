@@ -58,7 +58,7 @@ def test_scale_measures_a_row_at_an_ordinary_and_at_a_large_size(tmp_path):
 
 
 def test_profile_names_the_functions_that_were_running(tmp_path):
-    command = ["tools/profiling.py", "fold", "--quick", "--calls", "--folder", str(tmp_path)]
+    command = ["tools/bench_profile.py", "fold", "--quick", "--calls", "--folder", str(tmp_path)]
     printed = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True)
     assert "evolve" in printed
 

@@ -1,8 +1,8 @@
 """Where the time goes: one measure of the benchmark, under a profiler.
 
-    python tools/profiling.py                       which measures there are
-    python tools/profiling.py "drain file"          pyinstrument's tree: a sample each 0.5 ms
-    python tools/profiling.py "drain file" --calls  cProfile's list: every call, by its own time
+    python tools/bench_profile.py                       which measures there are
+    python tools/bench_profile.py "drain file"          pyinstrument's tree: a sample each 0.5 ms
+    python tools/bench_profile.py "drain file" --calls  cProfile's list: every call, by its own time
 
 A sampled tree shows what is slow, a list of calls what happens more often than it should. The
 list makes small functions look several times as slow as they are, and what other processes do
