@@ -42,6 +42,7 @@ _OUR_FOLDERS = tuple(
     f"{Path(file).parent}{os.sep}" for file in (anyio.__file__, omniq_errors.__file__)
 )
 
+START_SECONDS = 60.0  # for a child process to start and to import a task's module
 GRACE_SECONDS = 5.0  # for a cancelled async task to end, or a killed process to be gone
 MAX_MESSAGE = 4_000  # characters of an exception's message that are kept
 MAX_TRACEBACK = 16_000  # characters of a traceback, of which the end is kept
@@ -78,8 +79,8 @@ class Attempt:
     """A claimed task that is being run. Its outcome is reported once."""
 
     __slots__ = (
-        "_around", "_context", "_end", "_reason", "_registration", "_reported", "_runner", "_timer",
-        "task",
+        "_around", "_context", "_end", "_is_called", "_reason", "_registration", "_reported",
+        "_runner", "_timer", "task",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +98,7 @@ class Attempt:
             report=surroundings.report_progress,
         )
         self._reported = False
+        self._is_called = registration.executor != "process"
         self._end: End | None = None
         self._reason = ""  # of who cancelled it
         self._runner: asyncio.Task[None] | None = None
@@ -126,7 +128,7 @@ class Attempt:
         task, worker = self.task, self._around.worker
         self._runner = asyncio.current_task()
         if task.spec.timeout_us:
-            seconds = task.spec.timeout_us / 1_000_000
+            seconds = task.spec.timeout_us / 1_000_000 if self._is_called else START_SECONDS
             self._timer = self._around.clock.call_later(seconds, self._time_out)
         outcome: cmd.Outcome
         try:
@@ -151,6 +153,13 @@ class Attempt:
         if not self._reported:
             self._reported = True
             self._around.report(self, None if self._end is End.LOST else outcome)
+
+    def _called(self) -> None:
+        """Time the function from now on, which is called in a child that has started by now."""
+        self._is_called = True
+        if self._end is None and self._timer is not None:
+            seconds = self.task.spec.timeout_us / 1_000_000
+            self._set_timer(self._around.clock.call_later(seconds, self._time_out))
 
     def _time_out(self) -> None:
         self.end(End.TIMEOUT)
@@ -180,7 +189,7 @@ class Attempt:
             await around.make_durable()
         if registration.executor == "process":
             return await around.executors.run_in_process(
-                registration, task, self._context, around.codecs
+                registration, task, self._context, around.codecs, self._called
             )
         args, kwargs = around.codecs.decode_arguments(
             registration.signature, task.payload, task.spec.codec
@@ -202,7 +211,9 @@ class Attempt:
         if self._end is End.TIMEOUT:
             seconds = task.spec.timeout_us / 1_000_000
             message = f"the attempt took longer than its timeout of {seconds:g} s"
-            if self._registration.executor == "thread":
+            if not self._is_called:
+                message = f"its child process was not ready within {START_SECONDS:g} s"
+            elif self._registration.executor == "thread":
                 message += "; its thread was given up and may still be running"
             return self._failed(TimeoutError(message))
         if self._end is None and not self._around.is_stopping():

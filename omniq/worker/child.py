@@ -81,6 +81,7 @@ def _run(job: protocol.Job, target: BinaryIO) -> protocol.Answer:
             function = load(job.target)
         registration = Registry().register(function, name=job.name)
         args, kwargs = codecs.decode_arguments(registration.signature, job.payload, job.codec)
+        _send(target, protocol.Begun())
         value = registration.function(*args, **kwargs)
         if asyncio.iscoroutine(value):
             value = asyncio.run(value)

@@ -69,8 +69,12 @@ class Executors:
         task: TaskRecord,
         context: ctx.TaskContext,
         codecs: Codecs,
+        on_begun: Callable[[], None],
     ) -> bytes:
-        """Run a task in a child; if the wait is cancelled, the child is killed."""
+        """Run a task in a child; if the wait is cancelled, the child is killed.
+
+        `on_begun` is called when the child has all it needs and calls the function.
+        """
         job = protocol.Job(
             target=registration.target,
             name=registration.name,
@@ -85,7 +89,7 @@ class Executors:
         )
         child = await self._take()
         try:
-            answer = await child.run(job, context)
+            answer = await child.run(job, context, on_begun)
         except BaseException:
             self._all.discard(child)
             await asyncio.shield(child.kill())
@@ -136,11 +140,16 @@ class _Child:
     def is_alive(self) -> bool:
         return self._process.returncode is None
 
-    async def run(self, job: protocol.Job, context: ctx.TaskContext) -> protocol.Answer:
+    async def run(
+        self, job: protocol.Job, context: ctx.TaskContext, on_begun: Callable[[], None]
+    ) -> protocol.Answer:
         try:
             await self._send(job)
-            while isinstance(message := await self._receive(), protocol.Progress):
-                context.progress(message.fraction, message.message)
+            while isinstance(message := await self._receive(), protocol.Begun | protocol.Progress):
+                if isinstance(message, protocol.Begun):
+                    on_begun()
+                else:
+                    context.progress(message.fraction, message.message)
         except (ConnectionError, asyncio.IncompleteReadError):
             code = await self._exit_status()
             raise ChildDied(
@@ -183,7 +192,7 @@ class _Child:
         self._process.stdin.write(protocol.pack(message))
         await self._process.stdin.drain()
 
-    async def _receive(self) -> protocol.Answer | protocol.Progress:
+    async def _receive(self) -> protocol.Answer | protocol.News:
         assert self._process.stdout is not None
         header = await self._process.stdout.readexactly(protocol.HEADER_BYTES)
         body = await self._process.stdout.readexactly(protocol.length_of(header))

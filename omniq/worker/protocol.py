@@ -67,6 +67,10 @@ class Job(msgspec.Struct, frozen=True):
     max_retries: int
 
 
+class Begun(msgspec.Struct, frozen=True, tag="begun"):
+    """The function's module is imported and its arguments are read: it is called now."""
+
+
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """The task reported progress."""
 
@@ -109,14 +113,15 @@ class RaisedInChild(Exception):
 
 
 type Answer = Returned | Raised | WantsRetry | WantsCancel
+type News = Begun | Progress
 
 _encoder = msgspec.msgpack.Encoder()
-_answers: msgspec.msgpack.Decoder[Answer | Progress] = msgspec.msgpack.Decoder(
-    Returned | Raised | WantsRetry | WantsCancel | Progress
+_answers: msgspec.msgpack.Decoder[Answer | News] = msgspec.msgpack.Decoder(
+    Returned | Raised | WantsRetry | WantsCancel | Begun | Progress
 )
 
 
-def unpack_answer(body: bytes) -> Answer | Progress:
+def unpack_answer(body: bytes) -> Answer | News:
     """Return what a child said; raises ConnectionError if it is not what a child says."""
     try:
         return _answers.decode(body)

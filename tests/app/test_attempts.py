@@ -1,6 +1,7 @@
 """How attempts run, end, are retried, timed out, cancelled and given back."""
 
 import asyncio
+import importlib
 import threading
 import time
 from collections.abc import Callable
@@ -174,8 +175,7 @@ async def test_a_timeout_ends_the_attempt(oq: AsyncOmniQ, executor: str, tmp_pat
     policy = RetryPolicy(max_retries=0)
     if executor == "process":
         marker = tmp_path / "pid"
-        # Long enough for the child to start: it is killed in the middle of the task.
-        task = oq.task(executor="process", timeout=1.5, retry=policy)(jobs.spin_for_ever)
+        task = oq.task(executor="process", timeout=0.5, retry=policy)(jobs.spin_for_ever)
         handle = await task.enqueue(str(marker))
     else:
         function = wait_async if executor == "async" else wait_thread
@@ -191,6 +191,38 @@ async def test_a_timeout_ends_the_attempt(oq: AsyncOmniQ, executor: str, tmp_pat
         assert "thread was given up" in error.message
     if executor == "process":
         assert not _is_running(int((tmp_path / "pid").read_text()))
+
+
+async def test_the_start_of_a_child_and_its_imports_are_not_time_of_the_task(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a task whose module takes long to import would never end, as its child is killed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "heavy.py").write_text(
+        "import sys, time\n"
+        "if 'pytest' not in sys.modules:\n"
+        "    time.sleep(0.5)\n"
+        "def double(number: int) -> int:\n"
+        "    return 2 * number\n"
+    )
+    double = importlib.import_module("heavy").double
+    async with AsyncOmniQ(location) as oq:
+        task = oq.task(executor="process", timeout=0.3, max_retries=0)(double)
+        handle = await task.enqueue(3)
+        await oq.worker().drain()
+        assert await handle.result() == 6
+
+
+async def test_a_child_that_is_not_ready_in_time_is_a_failure_that_says_so(
+    oq: AsyncOmniQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omniq.worker.attempt.START_SECONDS", 0.01)
+    task = oq.task(executor="process", timeout=60, max_retries=0)(jobs.add)
+    handle = await task.enqueue(1)
+    await oq.worker().drain()
+    with pytest.raises(TaskFailed, match=r"child process was not ready within 0\.01 s") as failure:
+        await handle.result()
+    assert failure.value.error.error_type == "TimeoutError"
 
 
 def _is_running(pid: int) -> bool:
