@@ -39,6 +39,7 @@ type Call = tuple[Any, ...] | Mapping[str, Any]  # of several calls: by position
 type Arguments = tuple[list[object], dict[str, object]]
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises
 _UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError, UnicodeError)
+_NOT_THERE = (NameError, AttributeError)  # of a name in an annotation, with or without a dot
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
@@ -382,7 +383,7 @@ def _types_of(function: Callable[..., object]) -> dict[str, Any]:
 
     Such are imports that only type checkers see, and classes within another function.
     """
-    with suppress(NameError):
+    with suppress(*_NOT_THERE):
         return typing.get_type_hints(function, include_extras=True)
     scope = getattr(inspect.unwrap(function), "__globals__", {})
     found: dict[str, Any] = {}
@@ -391,7 +392,7 @@ def _types_of(function: Callable[..., object]) -> dict[str, Any]:
         def one() -> None: ...
 
         one.__annotations__ = {name: annotation}
-        with suppress(NameError):
+        with suppress(*_NOT_THERE):
             found |= typing.get_type_hints(one, scope, include_extras=True)
     return found
 

@@ -14,6 +14,7 @@ import pytest
 from omniq import SerializationError
 
 MODULE = """
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,8 +31,8 @@ async def move(who: Point, by: list[Point], how: Path) -> Point:
     return Point(who.x + sum(step.x for step in by), type(how).__name__)
 
 @oq.task
-async def price(of: Point, times: Decimal) -> Decimal:
-    return [type(of).__name__, times]
+async def price(of: Point, times: Decimal, where: "dataclasses.Place" = None) -> Decimal:
+    return [type(of).__name__, times, where]
 
 @dataclass
 class Point:
@@ -68,9 +69,9 @@ async def test_a_type_that_is_defined_below_its_task_is_checked(tasks: ModuleTyp
             await tasks.price.enqueue(tasks.Point(1))
 
 
-async def test_a_type_that_only_checkers_see_leaves_the_others_as_they_are(
+async def test_types_that_are_not_there_leave_the_others_as_they_are(
     tasks: ModuleType,
 ) -> None:
     async with tasks.oq as oq, oq.worker():
-        handle = await tasks.price.enqueue(tasks.Point(1), 7)
-        assert await handle.result(timeout=5) == ["Point", 7]
+        handle = await tasks.price.enqueue(tasks.Point(1), 7, "here")
+        assert await handle.result(timeout=5) == ["Point", 7, "here"]
