@@ -73,7 +73,6 @@ class Simulation:
         self.faults = draw((0.0, 0.0, 0.002, 0.01))
         self.events_a_snapshot = draw((8, 32, 1 << 16))
         self.read_apart = draw((0, 4, 256))
-        self.attempts_a_slice = draw((1, 2, 128))
         self.machine.retention = draw((None, None, 6 * LEASE))
         self.is_calm = False
 
@@ -85,7 +84,7 @@ class Simulation:
             mock.patch("omniq.upkeep.EVENTS_A_SNAPSHOT", self.events_a_snapshot),
             mock.patch("omniq.upkeep.EVENTS_A_TASK", 0),
             mock.patch("omniq.committing.READ_APART_EVENTS", self.read_apart),
-            mock.patch("omniq.worker.running.SLICE", self.attempts_a_slice),
+            mock.patch("omniq.worker.running.SLICE", (1, 2, 128)[self.seed % 3]),
             mock.patch("omniq.worker.pool.WATCH_SECONDS", LEASE / 4),  # fewer turns of the loop
             mock.patch("omniq.storage.rendezvous.random_bytes", lambda n: next(names).rjust(n)),
             mock.patch("omniq.storage.folder.random_bytes", self.rng.randbytes),

@@ -42,7 +42,7 @@ _OUR_FOLDERS = tuple(
     f"{Path(file).parent}{os.sep}" for file in (anyio.__file__, omniq_errors.__file__)
 )
 
-START_SECONDS = 60.0  # for a child process to start and to import a task's module
+START_SECONDS = 60.0  # for a child to start and import a module, if the timeout is shorter
 GRACE_SECONDS = 5.0  # for a cancelled async task to end, or a killed process to be gone
 MAX_MESSAGE = 4_000  # characters of an exception's message that are kept
 MAX_TRACEBACK = 16_000  # characters of a traceback, of which the end is kept
@@ -128,7 +128,9 @@ class Attempt:
         task, worker = self.task, self._around.worker
         self._runner = asyncio.current_task()
         if task.spec.timeout_us:
-            seconds = task.spec.timeout_us / 1_000_000 if self._is_called else START_SECONDS
+            seconds = task.spec.timeout_us / 1_000_000
+            if not self._is_called:
+                seconds = max(seconds, START_SECONDS)
             self._timer = self._around.clock.call_later(seconds, self._time_out)
         outcome: cmd.Outcome
         try:
@@ -212,7 +214,8 @@ class Attempt:
             seconds = task.spec.timeout_us / 1_000_000
             message = f"the attempt took longer than its timeout of {seconds:g} s"
             if not self._is_called:
-                message = f"its child process was not ready within {START_SECONDS:g} s"
+                seconds = max(seconds, START_SECONDS)
+                message = f"its child process was not ready within {seconds:g} s"
             elif self._registration.executor == "thread":
                 message += "; its thread was given up and may still be running"
             return self._failed(TimeoutError(message))

@@ -217,7 +217,7 @@ async def test_a_child_that_is_not_ready_in_time_is_a_failure_that_says_so(
     oq: AsyncOmniQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("omniq.worker.attempt.START_SECONDS", 0.01)
-    task = oq.task(executor="process", timeout=60, max_retries=0)(jobs.add)
+    task = oq.task(executor="process", timeout=0.01, max_retries=0)(jobs.add)
     handle = await task.enqueue(1)
     await oq.worker().drain()
     with pytest.raises(TaskFailed, match=r"child process was not ready within 0\.01 s") as failure:
