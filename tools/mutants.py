@@ -61,12 +61,8 @@ MUTANTS = (
     Mutant(
         "the old segment is not synced before a new one",
         "omniq/storage/file.py",
-        "            self.disk.sync(end.segment.descriptor)\n        except OSError as error:\n"
-        "            raise self._sync_failed(end.segment, error) from error\n"
-        "        header = SegmentHeader(",
-        "            pass\n        except OSError as error:\n"
-        "            raise self._sync_failed(end.segment, error) from error\n"
-        "        header = SegmentHeader(",
+        "            await self._sync(end.seq)\n",
+        "            self._durable = end.seq\n",
         (CRASHES, SIMULATION),
     ),
     Mutant(
@@ -100,21 +96,21 @@ MUTANTS = (
     ),
     Mutant(
         "damage below the watermark counts as torn",
-        "omniq/storage/segments.py",
+        "omniq/storage/ends.py",
         "max(position.durable, _highest_watermark(segment, offset))",
         "0",
         (DAMAGE,),
     ),
     Mutant(
         "a torn end is not cut off",
-        "omniq/storage/segments.py",
+        "omniq/storage/ends.py",
         "    segment.cut(tear.offset)\n",
         "",
         (CRASHES, DAMAGE),
     ),
     Mutant(
         "what lies behind a blank header is not looked at",
-        "omniq/storage/segments.py",
+        "omniq/storage/ends.py",
         "segment.written_until(position.offset) > position.offset:",
         "False:",
         (CRASHES, DAMAGE),

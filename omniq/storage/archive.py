@@ -25,8 +25,9 @@ from omniq.host import random_bytes
 from omniq.storage.base import Head, find_task
 from omniq.storage.disk import Disk
 from omniq.storage.encoding import MAX_COMMIT_BYTES
+from omniq.storage.ends import find_end
 from omniq.storage.file import FileStorage
-from omniq.storage.segments import SUFFIX, Position, Segment, find_end, segment_name
+from omniq.storage.segments import SUFFIX, Position, Segment, segment_name
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -15,6 +15,7 @@ import msgspec
 
 from omniq.core.events import Commit, Event
 from omniq.errors import PayloadTooLarge, SerializationError
+from omniq.parts import PART_ITEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,11 +33,23 @@ __all__ = (
 )
 
 MAX_COMMIT_BYTES = 64 * 1024 * 1024  # a commit is read whole, so its length is bounded
+AT_ONCE_BYTES = 1024 * 1024  # are decoded within some milliseconds
 MAX_AT = 253_402_300_799_999_999  # the last microsecond of the year 9999
 _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError)  # what msgspec raises
 
+
+class _Outline(msgspec.Struct, array_like=True, gc=False):
+    """A commit whose events are not decoded yet."""
+
+    first_seq: int
+    at: int
+    actor: str
+    events: list[msgspec.Raw]
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Commit)
+_outline_decoder = msgspec.msgpack.Decoder(_Outline)
 _event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 
 decode_event = _event_decoder.decode
@@ -44,10 +57,14 @@ decode_event = _event_decoder.decode
 
 def encode_commit(commit: Commit) -> bytes:
     """Return the bytes of a commit; raises `SerializationError` if nobody could read them."""
-    try:
-        payload = _encoder.encode(commit)
-    except _UNWRITABLE as error:
-        raise _unwritable(error) from error
+    if len(commit.events) > PART_ITEMS:  # event by event, as in `decode_commit`
+        events = encode_events(commit.events)
+        payload = joined(commit.first_seq, commit.at, commit.actor, events)
+    else:
+        try:
+            payload = _encoder.encode(commit)
+        except _UNWRITABLE as error:
+            raise _unwritable(error) from error
     check_readable(payload, len(commit.events))
     return payload
 
@@ -68,7 +85,7 @@ def check_readable(payload: bytes, count: int) -> None:
     """
     size = len(payload)
     try:
-        _decoder.decode(payload)
+        decode_commit(payload)
     except _UNWRITABLE as error:
         raise _unwritable(error) from error
     if size > MAX_COMMIT_BYTES:
@@ -98,9 +115,16 @@ def joined(first_seq: int, at: int, actor: str, events: list[bytes]) -> bytes:
 
 
 def decode_commit(payload: bytes | memoryview) -> Commit:
-    """Return the commit; raises `msgspec.DecodeError` for anything else."""
+    """Return the commit; raises `msgspec.DecodeError` for anything else.
+
+    Of a large one event by event, so that a thread does not keep the interpreter for all of it.
+    """
     try:
-        return _decoder.decode(payload)
+        if len(payload) <= AT_ONCE_BYTES:
+            return _decoder.decode(payload)
+        outline = _outline_decoder.decode(payload)
+        events = [decode_event(event) for event in outline.events]
+        return Commit(outline.first_seq, outline.at, outline.actor, events)
     except (UnicodeDecodeError, RecursionError) as error:  # what msgspec lets through
         raise msgspec.DecodeError(str(error)) from None
 

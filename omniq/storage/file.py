@@ -8,7 +8,6 @@ them is: write, sync the file, sync the directory, and only then build upon it.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,26 +17,27 @@ import msgspec
 from omniq.core.events import Commit
 from omniq.errors import JournalConflict, StorageError
 from omniq.host import make_private
+from omniq.parts import PART_ITEMS
 from omniq.storage.base import Head, find_task
 from omniq.storage.disk import Disk, is_no_room, storage_error, system_errors
 from omniq.storage.encoding import chain, encode_commit
+from omniq.storage.ends import Tear, cut_off, ends_with_its_frame, find_end
 from omniq.storage.folder import SegmentFolder, hint_of, position_of
 from omniq.storage.framing import SEGMENT_HEADER_BYTES, SegmentHeader, pack_frame
 from omniq.storage.history import History, SnapshottingFiles
+from omniq.storage.reader import Reader
 from omniq.storage.rendezvous import OWN_NAMES, Rendezvous
 from omniq.storage.reserve import RESERVE_BYTES, RESERVE_NAME, Reserve
 from omniq.storage.segments import (
+    READ_BYTES,
     SEGMENT_BYTES,
     Position,
     Segment,
-    Tear,
-    cut_off,
-    ends_with_its_frame,
-    find_end,
     make_room,
     segment_name,
     write_again,
 )
+from omniq.storage.threads import in_thread
 
 if TYPE_CHECKING:
     import os
@@ -78,8 +78,8 @@ class FileStorage(SnapshottingFiles):
         self._reserve = Reserve(self.disk, self.path, reserve_bytes)
         self._segments = SegmentFolder(self.disk, self.path, writable=not read_only)
         self._history = History(self.disk, self.path, self._segments)
+        self._reader = Reader(self.disk, self._segments)
         self._end: Position | None = None  # where the next frame goes
-        self._cursor: Position | None = None  # where the last `read` stopped
 
     @property
     def known(self) -> int:
@@ -117,7 +117,7 @@ class FileStorage(SnapshottingFiles):
         self.torn = None
         if self.read_only:
             self._segments.check()
-            self._end = await self._in_thread(self._find_end)
+            self._end = await in_thread(self._find_end)
             return
         self._segments.prepare({*OWN_NAMES, RESERVE_NAME})
         if not self._segments.firsts():
@@ -125,8 +125,8 @@ class FileStorage(SnapshottingFiles):
         self._rendezvous = rendezvous = Rendezvous(self.path)
         await rendezvous.enter()
         try:
-            self._end = await self._in_thread(lambda: self._recover(rendezvous))
-            await self._in_thread(self._reserve.open)
+            self._end = await in_thread(lambda: self._recover(rendezvous))
+            await in_thread(self._reserve.open)
             rendezvous.publish(hint_of(self._end))
         finally:
             rendezvous.leave()
@@ -180,8 +180,9 @@ class FileStorage(SnapshottingFiles):
         self._closed_because = "it was closed"
         self._close_rendezvous()
         await self._sync_thread.close()
-        self._end = self._cursor = None
+        self._end = None
         self._durable = 0
+        self._reader.close()
         self._reserve.close()
         self._segments.close()
 
@@ -192,7 +193,8 @@ class FileStorage(SnapshottingFiles):
         hint, is_suspect = rendezvous.look()
         # A new segment may have begun and still be empty: its first frame could not be written.
         if hint is not None and (hint.seq, hint.segment) > (end.seq, end.segment.first_seq):
-            self._move_end(position_of(self._segments.open(hint.segment, end, self._cursor), hint))
+            segment = self._segments.open(hint.segment, end, self._reader.position)
+            self._move_end(position_of(segment, hint))
             end = self._position()
         if hint is None or is_suspect or not end.segment.ends_at(end.offset):
             # A process wrote, or began a segment, and died or failed before it could say so.
@@ -222,7 +224,7 @@ class FileStorage(SnapshottingFiles):
                 return tear
             if tear is not None:
                 raise end.segment.corrupt(tear.offset, end.seq + 1, tear.expected, tear.found)
-            start = self._segments.start_after(end, self._cursor)
+            start = self._segments.start_after(end, self._reader.position)
             if not self.read_only:
                 self.disk.sync_directory(self.path)  # who created it may have died before
             self._move_end(start)
@@ -251,23 +253,47 @@ class FileStorage(SnapshottingFiles):
         if expected is not None and expected != end.seq:
             raise JournalConflict(expected, end.seq)
         commit = Commit(end.seq + 1, max(at, end.at), actor, list(events))
-        payload = encode_commit(commit)
-        write = partial(self._append, commit, payload, durable=durable)
-        self._reserve.append(write, len(payload), urgent=self._is_urgent)
-        self._rings = True
+        if len(events) <= PART_ITEMS:
+            payload = encode_commit(commit)
+        else:
+            payload = await in_thread(partial(encode_commit, commit))
+        length, urgent = len(payload), self._is_urgent
+        if self._needs_segment(length):
+            await self._sync(end.seq)
+        if length <= READ_BYTES:
+            append = partial(self._append, commit, payload, durable=durable)
+            self._reserve.append(append, length, urgent=urgent)
+            return commit
+        # Of a large one the thread has the bytes to write; what else is to be done, is done here.
+        self._reserve.append(partial(self._prepare, length), SEGMENT_HEADER_BYTES, urgent=urgent)
+        append = partial(self._append, commit, payload, durable=False)
+        await in_thread(partial(self._reserve.append, append, length, urgent=urgent))
+        if durable:
+            self._sync_ahead()
         return commit
 
-    def _append(self, commit: Commit, payload: bytes, *, durable: bool) -> None:
+    def _needs_segment(self, length: int) -> bool:
+        """Whether a commit of this length is to begin a new segment."""
+        offset = self._position().offset
+        return offset > SEGMENT_HEADER_BYTES and offset + length > self._segment_bytes
+
+    def _prepare(self, length: int) -> None:
+        """See that a commit of this length may be written at the journal's end."""
         end = self._position()
         if self.torn is not None:
             with system_errors(f"cannot cut off the torn end of {end.segment.path}"):
                 self._cut(end)
-        was_read = self._cursor is not None and self._cursor.seq == end.seq
-        if end.offset > SEGMENT_HEADER_BYTES and end.offset + len(payload) > self._segment_bytes:
-            end = self._rotate()
+        if self._needs_segment(length):
+            self._rotate()
+
+    def _append(self, commit: Commit, payload: bytes, *, durable: bool) -> None:
+        read, before = self._reader.position, self._position().seq
+        self._prepare(len(payload))
+        end = self._position()
         self._write(end, commit, payload, durable=durable)
-        if was_read:  # what we wrote ourselves need not be read to go on from there
-            self._cursor = msgspec.structs.replace(end)
+        self._rings = True
+        if read is not None and read.seq == before:  # who wrote it need not read it
+            self._reader.position = msgspec.structs.replace(end)
 
     def _write(self, end: Position, commit: Commit, payload: bytes, *, durable: bool) -> None:
         segment, rendezvous = end.segment, self._shared()
@@ -300,14 +326,11 @@ class FileStorage(SnapshottingFiles):
             raise StorageError(f"cannot append to {end.segment.path}: {error}, {second}") from error
         raise storage_error(error, f"cannot append to {end.segment.path}") from error
 
-    def _rotate(self) -> Position:
-        """Begin a new segment, once everything before it is durable; return the new end."""
+    def _rotate(self) -> None:
+        """Begin a new segment; the caller has waited until everything before it is durable."""
         end, rendezvous = self._position(), self._shared()
+        assert self._durable >= end.seq, "a segment is synced whole before the next one is created"
         before, path = end.segment.header, self.path / segment_name(end.seq + 1)
-        try:
-            self.disk.sync(end.segment.descriptor)
-        except OSError as error:
-            raise self._sync_failed(end.segment, error) from error
         header = SegmentHeader(
             before.journal_id, before.number + 1, end.seq + 1, end.at, end.digest
         )
@@ -317,7 +340,8 @@ class FileStorage(SnapshottingFiles):
             rendezvous.withdraw()
             try:
                 self._segments.create(header)
-                start = Position.start_of(self._segments.open(end.seq + 1, end, self._cursor))
+                segment = self._segments.open(end.seq + 1, end, self._reader.position)
+                start = Position.start_of(segment)
             except OSError:
                 if self.disk.exists(path):
                     self._fail(f"the segment {path} is there, but perhaps not durable")
@@ -326,7 +350,6 @@ class FileStorage(SnapshottingFiles):
                     rendezvous.publish(hint_of(end))
                 raise
         self._move_end(start)
-        return start
 
     # Syncing.
 
@@ -349,10 +372,9 @@ class FileStorage(SnapshottingFiles):
 
     def _furthest(self) -> tuple[Segment, int]:
         """Return the last place that this handle knows of."""
-        place, cursor = self._position(), self._cursor
-        if cursor is not None and cursor.seq > place.seq:
-            place = cursor
-        return place.segment, place.seq
+        end, read = self._position(), self._reader.position
+        furthest = end if read is None or read.seq <= end.seq else read
+        return furthest.segment, furthest.seq
 
     def _sync_now(self, segment: Segment, descriptor: int) -> None:
         try:
@@ -378,45 +400,9 @@ class FileStorage(SnapshottingFiles):
         if after == end.seq and self._inside:
             return []  # the lock's holder knows the end without looking
         with system_errors(f"cannot read the journal {self.path}"):
-            return self._read(end, after, limit)
-
-    def _read(self, end: Position, after: int, limit: int) -> list[Commit]:
-        cursor = self._cursor_at(after)
-        looks_again = False
-        while True:
-            commits, problem = cursor.read(limit, skip_until=after)
-            self._durable = max(self._durable, cursor.durable)
-            if commits:
-                return commits
-            if problem is None and self._segments.has_after(cursor):
-                self._cursor = cursor = self._segments.start_after(cursor, end)
-                self._durable = max(self._durable, cursor.seq)
-                looks_again = False
-            elif cursor.seq >= self._known_end():
-                return []
-            elif not self._segments.goes_back_to(cursor.seq):
-                raise self._segments.dropped(cursor.seq)
-            elif looks_again:
-                raise cursor.damage(problem)
-            else:
-                # By now the journal goes on here: that was written after the look, or is damaged.
-                looks_again = True
-
-    def _cursor_at(self, after: int) -> Position:
-        """Return a reading position at `after`, or before it at the beginning of its segment."""
-        end, cursor = self._position(), self._cursor
-        if cursor is not None and cursor.seq == after:
-            return cursor
-        if end.seq == after:
-            cursor = msgspec.structs.replace(end)
-        else:
-            if not self._segments.goes_back_to(after):
-                raise self._segments.dropped(after)
-            firsts = self._segments.firsts()
-            first = firsts[bisect_right(firsts, after + 1) - 1]
-            cursor = Position.start_of(self._segments.open(first, end))
-        self._cursor = cursor
-        return cursor
+            commits = await self._reader.read(after, limit, end, self._known_end)
+        self._durable = max(self._durable, self._reader.durable)
+        return commits
 
     def _known_end(self) -> int:
         """Return how far the journal goes at least, as this handle or anyone else has said."""

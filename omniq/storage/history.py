@@ -7,7 +7,6 @@ journal that goes back further than it has to.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from abc import abstractmethod
 from contextlib import suppress
@@ -17,17 +16,19 @@ from typing import TYPE_CHECKING
 from omniq.errors import CorruptJournal, StorageError
 from omniq.storage.base import Bookmark, Head, Sealed, Snapshot, other_journal
 from omniq.storage.disk import system_errors
+from omniq.storage.ends import ends_with_its_frame
 from omniq.storage.local import LocalStorage
-from omniq.storage.segments import Position, Segment, ends_with_its_frame, segment_name
+from omniq.storage.segments import Position, Segment, segment_name
 from omniq.storage.snapshots import KEPT, BadSnapshot, SnapshotFolder, snapshot_of
-from omniq.storage.threads import finished
+from omniq.storage.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable
+    from collections.abc import AsyncIterable
     from pathlib import Path
 
     from omniq.storage.disk import Disk
     from omniq.storage.folder import SegmentFolder
+    from omniq.storage.reader import Reader
 
 __all__ = ("History", "SnapshottingFiles")
 
@@ -189,13 +190,13 @@ class SnapshottingFiles(LocalStorage):
     disk: Disk
     _history: History
     _segments: SegmentFolder
-    _cursor: Position | None
+    _reader: Reader
 
     @abstractmethod
     def _position(self) -> Position: ...
 
     @abstractmethod
-    def _rotate(self) -> Position: ...
+    def _rotate(self) -> None: ...
 
     async def beginning(self) -> Head:
         self._check()
@@ -203,7 +204,7 @@ class SnapshottingFiles(LocalStorage):
             return self._history.beginning()
 
     async def bookmark(self, seq: int) -> Bookmark:
-        for place in (self._position(), self._cursor):
+        for place in (self._position(), self._reader.position):
             if place is not None and place.seq == seq:
                 at = (place.segment.first_seq, place.frame_offset, place.offset)
                 return Bookmark(seq, place.at, place.digest, at)
@@ -214,7 +215,7 @@ class SnapshottingFiles(LocalStorage):
         await self._sync(bookmark.seq)
         journal_id = self._position().segment.header.journal_id
         with system_errors(f"cannot write a snapshot of {self.path}"):
-            await self._history.snapshots.save(journal_id, bookmark, parts, self._in_thread)
+            await self._history.snapshots.save(journal_id, bookmark, parts)
 
     async def snapshot_seq(self) -> int:
         self._check()
@@ -224,28 +225,26 @@ class SnapshottingFiles(LocalStorage):
     async def load_snapshot(self, before: int | None = None) -> Snapshot | None:
         end = self._position()
         with system_errors(f"cannot read the snapshots of {self.path}"):
-            snapshot = await self._in_thread(
+            snapshot = await in_thread(
                 lambda: self._history.load(before, set_aside=not self.read_only)
             )
             if snapshot is not None:
                 first = self._history.segment_of(snapshot.bookmark)
                 segment = self._segments.open(first, end)
-                self._cursor = self._history.place(snapshot.bookmark, segment)
+                self._reader.position = self._history.place(snapshot.bookmark, segment)
         return snapshot
 
     async def drop_history(self, *, before: int, until: int) -> Head:
         with system_errors(f"cannot drop history of {self.path}"):
-            firsts = await self._in_thread(lambda: self._history.droppable(before, until))
+            firsts = await in_thread(lambda: self._history.droppable(before, until))
             # First what makes room, then what needs some.
-            await self._in_thread(lambda: self._history.drop(firsts))
+            await in_thread(lambda: self._history.drop(firsts))
             async with self:
                 if self._history.began_before(self._position().segment, before):
+                    await self._sync(self._position().seq)
                     self._rotate()  # so that it can be dropped when all of it is as old
         return await self.beginning()
 
     async def seal(self, after: Head, *, number: int, before: int) -> Sealed | None:  # noqa: ARG002
         with system_errors(f"cannot read {self.path}"):
-            return await self._in_thread(lambda: self._history.seal(after))
-
-    async def _in_thread[T](self, work: Callable[[], T]) -> T:
-        return await finished(asyncio.get_running_loop().run_in_executor(None, work))
+            return await in_thread(lambda: self._history.seal(after))

@@ -1,18 +1,16 @@
-"""Reading segment files: one frame after another, and what it means if one does not verify.
+"""Segment files, and how they are walked through: from one frame to the next.
 
-A `Position` walks through the journal from frame to frame, checking every frame's checksums, its
-sequence number and its place in the hash chain. `find_end` walks to the end of the last segment
-and tells a torn end, which may be cut, from damage, which may not (`Tear` or `CorruptJournal`).
+A `Position` moves from frame to frame, checking every frame's checksums, its sequence number and
+its place in the hash chain. What it means if one does not verify, `ends` says.
 
 Zero bytes at the end of a segment are room for later frames, see `make_room`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -42,12 +40,13 @@ if TYPE_CHECKING:
     from omniq.storage.disk import Disk
 
 __all__ = (
+    "READ_BYTES",
+    "SEGMENT_BYTES",
+    "SUFFIX",
+    "LargeCommit",
     "Position",
     "Segment",
-    "Tear",
-    "cut_off",
-    "ends_with_its_frame",
-    "find_end",
+    "headers_from",
     "make_room",
     "segment_name",
     "segments_in",
@@ -57,10 +56,8 @@ __all__ = (
 SEGMENT_BYTES = 64 * 1024 * 1024  # etcd's WAL segments have this size
 SUFFIX = ".seg"
 DIGITS = 20
-_READ_BYTES = 1 << 20
+READ_BYTES = 1 << 20  # at a time; a commit that has more is large
 _FIRST_READ_BYTES = 2048  # who follows a journal finds a small commit, and room behind it
-
-_log = logging.getLogger(__name__)
 
 
 def segment_name(first_seq: int) -> str:
@@ -136,7 +133,7 @@ class Segment:
     def written_until(self, offset: int) -> int:
         """Return where the last byte ends that is not zero, at `offset` or behind it."""
         until = offset
-        while data := self.read(_READ_BYTES, offset):
+        while data := self.read(READ_BYTES, offset):
             if written := len(data.rstrip(b"\0")):
                 until = offset + written
             offset += len(data)
@@ -166,6 +163,10 @@ class Segment:
             self.disk.close(descriptor)
 
 
+class LargeCommit(Exception):
+    """The next commit has more than `READ_BYTES`, so reading it would hold an event loop up."""
+
+
 class Position(msgspec.Struct):
     """A place between two frames, and what is known there."""
 
@@ -182,11 +183,15 @@ class Position(msgspec.Struct):
         header = segment.header
         return cls(segment, SEGMENT_HEADER_BYTES, header.first_seq - 1, header.previous, header.at)
 
-    def read(self, limit: int, skip_until: int = 0) -> tuple[list[Commit], BadBytes | None]:
+    def read(
+        self, limit: int, skip_until: int = 0, *, large: bool = True
+    ) -> tuple[list[Commit], BadBytes | None]:
         """Return about `limit` events' commits from here on, and what stopped the reading.
 
         Moves behind what was returned. Commits up to `skip_until` are verified, not returned.
         None means that the limit or the end of the file was reached cleanly, or room.
+
+        Without `large`, stops at a large commit, too; raises `LargeCommit` if that is the first.
         """
         commits: list[Commit] = []
         count = 0
@@ -204,6 +209,10 @@ class Position(msgspec.Struct):
                     wanted = self._wanted(view)
                     if is_all or len(view) >= wanted:
                         return commits, error
+                    if wanted > READ_BYTES and not large:
+                        if commits:
+                            return commits, None
+                        raise LargeCommit from None
                 else:
                     commit = self._take(header, payload)
                     if commit.last_seq > skip_until:
@@ -212,7 +221,7 @@ class Position(msgspec.Struct):
                     continue
             start, size = self.offset, max(size, wanted)
             buffer = memoryview(self.segment.read(size, start))
-            is_all, size = len(buffer) < size, min(8 * size, _READ_BYTES)
+            is_all, size = len(buffer) < size, min(8 * size, READ_BYTES)
         return commits, None
 
     def _take(self, header: FrameHeader, payload: memoryview) -> Commit:
@@ -244,7 +253,7 @@ class Position(msgspec.Struct):
         except BadBytes:
             return FRAME_HEADER_BYTES
         wanted = FRAME_HEADER_BYTES + min(length, MAX_COMMIT_BYTES)
-        if wanted > _READ_BYTES:
+        if wanted > READ_BYTES:
             wanted = min(wanted, self.segment.size() - self.offset)
         return wanted
 
@@ -279,7 +288,7 @@ class Position(msgspec.Struct):
 
     def _damaged_until(self) -> int | None:
         """Return the last sequence number of the damage here, if anything behind it tells."""
-        for offset, header in _headers_from(self.segment, self.offset):
+        for offset, header in headers_from(self.segment, self.offset):
             if offset == self.offset:
                 return header.first_seq + header.events - 1
             if header.first_seq > self.seq + 1:
@@ -287,65 +296,13 @@ class Position(msgspec.Struct):
         return None
 
 
-class Tear(NamedTuple):
-    """The end of the last segment does not verify, and nothing says that it ever was durable."""
-
-    offset: int
-    length: int
-    expected: str
-    found: str
-
-
-def find_end(position: Position) -> Tear | None:
-    """Walk to the segment's last frame that verifies.
-
-    What lies behind it is a tear if it begins above every durable watermark that can be found,
-    those of frames behind it included: un-synced frames may reach the disk with holes between.
-    Otherwise raises `CorruptJournal`.
-    """
-    while (problem := _walk(position)) is not None:
-        segment, offset = position.segment, position.offset
-        length = segment.written_until(offset) - offset
-        if position.seq >= max(position.durable, _highest_watermark(segment, offset)):
-            return Tear(offset, length, problem.expected, problem.found)
-        # Somebody may have been writing just here when this was read: look again.
-        problem = _walk(position)
-        if position.offset == offset and problem is not None:
-            raise position.damage(problem)
-    return None
-
-
-def _walk(position: Position) -> BadBytes | None:
-    """Move behind the last frame that verifies, and return what is wrong with the next one."""
-    segment = position.segment
-    if (size := segment.size()) < position.offset:
-        raise segment.corrupt(
-            size, position.seq, f"a file of at least {position.offset} bytes", f"{size} bytes"
-        )
-    while True:
-        commits, problem = position.read(limit=4096)
-        if commits:
-            continue
-        if problem is None and segment.written_until(position.offset) > position.offset:
-            # Unless it was written since, what lies in the room came to the disk without the start.
-            commits, problem = position.read(limit=4096)
-            problem = problem or BadBytes("a frame header", f"{FRAME_HEADER_BYTES} zero bytes")
-        if not commits:
-            return problem
-
-
-def _highest_watermark(segment: Segment, offset: int) -> int:
-    """Return the highest durable watermark of any frame header that verifies from here on."""
-    return max((header.durable for _, header in _headers_from(segment, offset)), default=0)
-
-
-def _headers_from(segment: Segment, begin: int) -> Iterator[tuple[int, FrameHeader]]:
+def headers_from(segment: Segment, begin: int) -> Iterator[tuple[int, FrameHeader]]:
     """Yield each frame header from `begin` on that verifies, with its offset.
 
     What lies behind one, as far as its length says, is its payload: arguments that look like a
     frame are none.
     """
-    while data := segment.read(_READ_BYTES, begin):
+    while data := segment.read(READ_BYTES, begin):
         view, following = memoryview(data), 0
         while (at := data.find(FRAME_MAGIC, following)) >= 0:
             following = at + 1
@@ -354,28 +311,10 @@ def _headers_from(segment: Segment, begin: int) -> Iterator[tuple[int, FrameHead
                 if header.durable < header.first_seq:  # or no writer ever meant it
                     yield begin + at, header
                     following = at + FRAME_HEADER_BYTES + header.length
-        if len(data) < _READ_BYTES:
+        if len(data) < READ_BYTES:
             return
         # A header may lie across the border.
         begin += max(following, len(data) - FRAME_HEADER_BYTES + 1)
-
-
-def cut_off(end: Position, tear: Tear) -> None:
-    """Remove a torn end, keeping its bytes beside the segment."""
-    segment = end.segment
-    aside = segment.path.with_suffix(f".{tear.offset}.torn")
-    begins = range(tear.offset, tear.offset + tear.length, _READ_BYTES)
-    segment.disk.create(aside, (segment.read(_READ_BYTES, begin) for begin in begins))
-    segment.cut(tear.offset)
-    segment.disk.sync(segment.descriptor)
-    _log.warning(
-        "the end of %s was torn: %d bytes behind sequence number %d were moved to %s",
-        segment.path,
-        tear.length,
-        end.seq,
-        aside.name,
-        extra={"action": "torn_end_cut", "bytes": tear.length, "seq": end.seq},
-    )
 
 
 def make_room(end: Position, length: int, limit: int) -> None:
@@ -410,32 +349,7 @@ def write_again(end: Position) -> None:
     reads them sees what a power cut would take away, and another sync would not write them.
     """
     segment = end.segment
-    for offset in range(0, end.offset, _READ_BYTES):
-        data = segment.read(min(_READ_BYTES, end.offset - offset), offset)
+    for offset in range(0, end.offset, READ_BYTES):
+        data = segment.read(min(READ_BYTES, end.offset - offset), offset)
         segment.disk.write_all(segment.descriptor, data, offset)
     segment.disk.sync(segment.descriptor)
-
-
-def ends_with_its_frame(position: Position) -> bool:
-    """Whether the frame before a position verifies and ends just there, with its digest."""
-    segment = position.segment
-    if not position.frame_offset:
-        start = Position.start_of(segment)
-        return (position.offset, position.seq, position.digest) == (
-            start.offset,
-            start.seq,
-            start.digest,
-        )
-    view = memoryview(segment.read(position.offset - position.frame_offset, position.frame_offset))
-    try:
-        header = unpack_frame_header(segment.seed, view)
-        payload = view[FRAME_HEADER_BYTES:]
-        verify_payload(segment.seed, header, payload)
-    except BadBytes:
-        return False
-    position.durable = max(position.durable, header.durable)
-    return (
-        len(payload) == header.length
-        and header.first_seq + header.events - 1 == position.seq
-        and chain(header.previous, payload) == position.digest
-    )

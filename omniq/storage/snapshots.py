@@ -20,14 +20,13 @@ import msgspec
 from omniq.errors import OmniqError, StorageError
 from omniq.host import random_bytes
 from omniq.storage.base import Bookmark, Snapshot
+from omniq.storage.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterable, AsyncIterator
     from pathlib import Path
 
     from omniq.storage.disk import Disk
-
-    type _InThread = Callable[[Callable[[], None]], Awaitable[None]]
 
 __all__ = ("KEPT", "BadSnapshot", "SnapshotFolder", "pieces_of", "snapshot_of")
 
@@ -139,11 +138,7 @@ class SnapshotFolder:
         return data
 
     async def save(
-        self,
-        journal_id: bytes,
-        bookmark: Bookmark,
-        parts: AsyncIterable[bytes],
-        in_thread: _InThread,
+        self, journal_id: bytes, bookmark: Bookmark, parts: AsyncIterable[bytes]
     ) -> None:
         """Write a snapshot, durable and whole, and remove those that it makes needless."""
         await in_thread(lambda: self._remove_unfinished(bookmark.seq))

@@ -14,7 +14,7 @@ from weakref import finalize
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("Answer", "LoopThread", "SyncThread", "finished")
+__all__ = ("Answer", "LoopThread", "SyncThread", "finished", "in_thread")
 
 
 class LoopThread(Executor):
@@ -165,6 +165,11 @@ class SyncThread:
     def _forget(self, sync: _Sync) -> None:
         if self._last is sync:
             self._last = None
+
+
+async def in_thread[T](work: Callable[[], T]) -> T:
+    """Do this in one of asyncio's threads, and do not leave before it has ended."""
+    return await finished(asyncio.get_running_loop().run_in_executor(None, work))
 
 
 async def finished[T](work: asyncio.Future[T]) -> T:

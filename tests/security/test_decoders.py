@@ -32,6 +32,7 @@ from omniq.models import HistoryEvent, Task, TaskResult, Worker
 from omniq.serialization import Codecs, Signature
 from omniq.storage.base import GENESIS, Bookmark
 from omniq.storage.encoding import MAX_AT, decode_commit, encode_commit
+from omniq.storage.ends import find_end
 from omniq.storage.file import FileStorage
 from omniq.storage.framing import (
     FRAME_MAGIC,
@@ -44,7 +45,7 @@ from omniq.storage.framing import (
     unpack_frame_header,
     unpack_segment_header,
 )
-from omniq.storage.segments import Position, Segment, find_end
+from omniq.storage.segments import Position, Segment
 from omniq.storage.snapshots import BadSnapshot, pieces_of, snapshot_of
 from omniq.tools import replay
 from omniq.tools.printing import event_lines, view_event

@@ -21,6 +21,7 @@ from omniq.storage.base import GENESIS
 from omniq.storage.disk import Disk
 from omniq.storage.encoding import chain as chained
 from omniq.storage.encoding import encode_commit
+from omniq.storage.ends import Tear, find_end
 from omniq.storage.framing import (
     FRAME_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -30,7 +31,7 @@ from omniq.storage.framing import (
     pack_segment_header,
     seed_of,
 )
-from omniq.storage.segments import Position, Segment, Tear, find_end
+from omniq.storage.segments import Position, Segment
 from tests.storage.language import tasks
 
 FRAMES = 60

@@ -12,7 +12,7 @@ import pytest
 from omniq.errors import CorruptJournal, JournalConflict, StorageClosed, StorageError, StorageFull
 from omniq.storage.disk import Disk
 from omniq.storage.file import FileStorage
-from omniq.storage.framing import SEGMENT_HEADER_BYTES
+from omniq.storage.framing import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from omniq.testing.virtual import settle
 from tests.storage.language import (
     Died,
@@ -31,6 +31,7 @@ from tests.storage.language import (
 )
 
 SMALL = 370  # bytes of a segment: a new one with about every third commit
+SHORT = 30  # bytes of a commit with a short name, at most
 # Where a long commit begins a segment, a short one would still fit into the one before it.
 NAMES = [letter * (1 if letter in "dh" else 30) for letter in "abcdefgh"]
 
@@ -43,6 +44,19 @@ def path(tmp_path):
 @pytest.fixture
 def disk():
     return FaultyDisk()
+
+
+@pytest.fixture(params=["small", "large"])
+def _any_size(request, monkeypatch):
+    """Have all commits written and read as those of more than a mebibyte are, too."""
+    if request.param == "large":
+        for name, value in (
+            ("file.PART_ITEMS", 0),
+            ("file.READ_BYTES", 0),
+            ("segments.READ_BYTES", FRAME_HEADER_BYTES + SHORT),
+            ("segments._FIRST_READ_BYTES", 0),
+        ):
+            monkeypatch.setattr(f"omniq.storage.{name}", value)
 
 
 # A full disk.
@@ -206,6 +220,7 @@ async def test_failed_sync_is_not_forgotten_if_its_caller_has_gone(path):
         ("write", errno.EFBIG),
     ],
 )
+@pytest.mark.usefixtures("_any_size")
 async def test_any_single_failure_loses_nothing_that_was_acknowledged(
     path, disk, monkeypatch, operation, error
 ):
@@ -278,6 +293,7 @@ async def _live(disk, path, *, names, acknowledged):
     return True
 
 
+@pytest.mark.usefixtures("_any_size")
 async def test_death_between_any_two_operations_loses_nothing_acknowledged(path):
     """Whoever is alive goes on at once, and whoever comes later finds everything in order."""
     death = 0
@@ -299,6 +315,7 @@ async def test_death_between_any_two_operations_loses_nothing_acknowledged(path)
     assert death > 25
 
 
+@pytest.mark.usefixtures("_any_size")
 async def test_power_cut_between_any_two_operations_loses_nothing_acknowledged(path):
     """At worst, everything that was not synced is gone: bytes, and names in folders."""
     death = 0
