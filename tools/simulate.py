@@ -20,7 +20,7 @@ import sys
 import time
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from omniq.storage.file import FileStorage
 from omniq.tools.scanning import FileScan
 from omniq.tools.verifying import Verification
 from tools.simulation.loop import SimulatedLoop
-from tools.simulation.machine import LEASE, Dead, Machine, Process, Renewal
+from tools.simulation.machine import ALL_LARGE, LEASE, Dead, Machine, Process, Renewal
 from tools.simulation.oracle import BrokenPromise, Oracle
 
 if TYPE_CHECKING:
@@ -90,17 +90,16 @@ class Simulation:
             mock.patch("omniq.storage.folder.random_bytes", self.rng.randbytes),
             mock.patch("omniq.storage.snapshots.random_bytes", lambda n: next(names).rjust(n)),
         ]
+        if self.seed % 5 == 0:
+            patches += [mock.patch(*name_and_value) for name_and_value in ALL_LARGE.items()]
         asyncio.set_event_loop(self.loop)
-        for patch in patches:
-            patch.start()
-        try:
-            self.loop.run_until_complete(self._live())
-        finally:
-            self._end()
+        with ExitStack() as stack:
+            stack.callback(self.machine.remove)
+            stack.callback(asyncio.set_event_loop, None)
             for patch in patches:
-                patch.stop()
-            asyncio.set_event_loop(None)
-            self.machine.remove()
+                stack.enter_context(patch)
+            stack.callback(self._end)
+            self.loop.run_until_complete(self._live())
         return self.digest.hexdigest()
 
     def _end(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from omniq.errors import CorruptJournal, JournalConflict, StorageClosed, StorageError, StorageFull
 from omniq.storage.disk import Disk
 from omniq.storage.file import FileStorage
-from omniq.storage.framing import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
+from omniq.storage.framing import SEGMENT_HEADER_BYTES
 from omniq.testing.virtual import settle
 from tests.storage.language import (
     Died,
@@ -29,9 +29,9 @@ from tests.storage.language import (
     reboot,
     segments,
 )
+from tools.simulation.machine import ALL_LARGE
 
 SMALL = 370  # bytes of a segment: a new one with about every third commit
-SHORT = 30  # bytes of a commit with a short name, at most
 # Where a long commit begins a segment, a short one would still fit into the one before it.
 NAMES = [letter * (1 if letter in "dh" else 30) for letter in "abcdefgh"]
 
@@ -50,13 +50,8 @@ def disk():
 def _any_size(request, monkeypatch):
     """Have all commits written and read as those of more than a mebibyte are, too."""
     if request.param == "large":
-        for name, value in (
-            ("file.PART_ITEMS", 0),
-            ("file.READ_BYTES", 0),
-            ("segments.READ_BYTES", FRAME_HEADER_BYTES + SHORT),
-            ("segments._FIRST_READ_BYTES", 0),
-        ):
-            monkeypatch.setattr(f"omniq.storage.{name}", value)
+        for name, value in ALL_LARGE.items():
+            monkeypatch.setattr(name, value)
 
 
 # A full disk.

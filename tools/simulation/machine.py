@@ -29,11 +29,18 @@ if TYPE_CHECKING:
 
     from omniq.worker.pool import AsyncWorkerPool
 
-__all__ = ("Dead", "Machine", "Process", "Renewal")
+__all__ = ("ALL_LARGE", "LEASE", "Dead", "Machine", "Process", "Renewal")
 
 SEGMENT_BYTES = 4000  # so that a short run has several
 RESERVE_BYTES = 2048
 LEASE = 10.0
+# With these, all commits but the shortest are written and read as those of a mebibyte are.
+ALL_LARGE = {
+    "omniq.storage.file.PART_ITEMS": 0,
+    "omniq.storage.file.READ_BYTES": 0,
+    "omniq.storage.segments.READ_BYTES": 100,
+    "omniq.storage.segments._FIRST_READ_BYTES": 0,
+}
 
 
 class Dead(BaseException):
