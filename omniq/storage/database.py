@@ -10,19 +10,20 @@ import asyncio
 import logging
 import os
 import sqlite3
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from omniq.errors import CorruptJournal, StorageError, StorageFull, UnsupportedFormat
 from omniq.host import sync_directory, sync_file
 from omniq.storage.threads import LoopThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
 __all__ = (
+    "Connection",
     "Database",
     "WriteAheadLog",
     "connect",
@@ -43,7 +44,34 @@ _log = logging.getLogger(__name__)
 _TAKEN_BACK = frozenset({sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 
 
-def connect(path: Path, *parameters: str) -> sqlite3.Connection:
+class Connection(sqlite3.Connection):
+    """A connection that is told things once: each statement takes some microseconds."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._told: dict[str, str | int] = {}
+
+    def tell(self, pragma: str, value: str | int) -> None:
+        """Change a setting of the connection, unless it is so already."""
+        if self._told.get(pragma) != value:
+            self.execute(f"PRAGMA {pragma} = {value}")
+            self._told[pragma] = value
+
+    @contextmanager
+    def transaction(self, *, synced: bool) -> Generator[None]:
+        """Commit what is done inside; synced, it and all commits before it are then on the disk."""
+        self.tell("synchronous", "FULL" if synced else "NORMAL")
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            if self.in_transaction:
+                self.execute("ROLLBACK")
+            raise
+
+
+def connect(path: Path, *parameters: str) -> Connection:
     """Connect to a database that is there; `parameters` are those of SQLite's URIs."""
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{'&'.join(parameters)}",
@@ -51,6 +79,7 @@ def connect(path: Path, *parameters: str) -> sqlite3.Connection:
         timeout=BUSY_SECONDS,
         isolation_level=None,
         check_same_thread=False,
+        factory=Connection,
     )
     try:
         # Before anything else: somebody else's database is not changed by closing it either.
@@ -69,14 +98,12 @@ class Database:
     """One connection, and the thread that does on it what takes time."""
 
     def __init__(self, errors: Callable[[], AbstractContextManager[None]]) -> None:
-        self.connection: sqlite3.Connection | None = None
+        self.connection: Connection | None = None
         self._errors = errors  # around each operation
         self._thread = LoopThread("omniq-sqlite")
         self._running = 0  # operations that are with the thread
 
-    async def run[T](
-        self, operation: Callable[[sqlite3.Connection], T], *, at_once: bool = False
-    ) -> T:
+    async def run[T](self, operation: Callable[[Connection], T], *, at_once: bool = False) -> T:
         """Run an operation to its end, in the thread.
 
         What is small and waits for no sync may be done at once, on the loop, unless the thread is
@@ -84,27 +111,22 @@ class Database:
         """
         if at_once and not self._running:
             try:
-                return self._at_once(operation)
+                return self._guarded(operation, 0)
             except StorageError as error:
                 if not is_busy(error.__cause__):
                     raise
         self._running += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, self._guarded, operation)
+            patience = int(1000 * BUSY_SECONDS)
+            return await loop.run_in_executor(self._thread, self._guarded, operation, patience)
         finally:
             self._running -= 1
 
-    def _at_once[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        assert self.connection is not None, "who does something at once has connected"
-        self.connection.execute("PRAGMA busy_timeout = 0")
-        try:
-            return self._guarded(operation)
-        finally:
-            self.connection.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
-
-    def _guarded[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    def _guarded[T](self, operation: Callable[[Connection], T], busy_timeout: int) -> T:
         with self._errors():
+            if self.connection is not None:
+                self.connection.tell("busy_timeout", busy_timeout)
             return operation(self.connection)  # type: ignore[arg-type] # None only to connect
 
     async def close(self) -> None:

@@ -24,6 +24,7 @@ from omniq.errors import JournalConflict, StorageError, UnsupportedFormat
 from omniq.host import open_private, sync_directory
 from omniq.storage.base import GENESIS, Head
 from omniq.storage.database import (
+    Connection,
     Database,
     WriteAheadLog,
     connect,
@@ -231,7 +232,7 @@ class SQLiteStorage(LocalStorage):
         if is_small:
             return await self._run(insert, at_once=True)
 
-        def insert_and_checkpoint(connection: sqlite3.Connection) -> Commit:
+        def insert_and_checkpoint(connection: Connection) -> Commit:
             commit = insert(connection)
             self._log.checkpoint_if_due(connection)
             return commit
@@ -241,7 +242,7 @@ class SQLiteStorage(LocalStorage):
     def _insert(
         self,
         events: Sequence[Event],
-        connection: sqlite3.Connection,
+        connection: Connection,
         *,
         at: int,
         actor: str,
@@ -251,7 +252,7 @@ class SQLiteStorage(LocalStorage):
         size = PAGE_BYTES * len(events)
 
         def write() -> tuple[Head, Verified]:
-            with self._errors(), _transaction(connection, synced=durable):
+            with self._errors(), connection.transaction(synced=durable):
                 head = self._table.head(connection)
                 if expected is not None and expected != head.seq:
                     self._head = head  # the hint did not say so: who died did not publish it
@@ -375,11 +376,11 @@ class SQLiteStorage(LocalStorage):
             partial(self._snapshots.seal, after=after, number=number, before=before)
         )
 
-    async def _write[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def _write[T](self, operation: Callable[[Connection], T]) -> T:
         """Change something in a transaction of its own, as holder of the journal's lock."""
 
-        def change(connection: sqlite3.Connection) -> T:
-            with _transaction(connection, synced=True):
+        def change(connection: Connection) -> T:
+            with connection.transaction(synced=True):
                 result = operation(connection)
             self._durable = max(self._durable, self._head.seq)
             self._log.written(TRANSACTION_BYTES)
@@ -389,9 +390,7 @@ class SQLiteStorage(LocalStorage):
         async with self:
             return await self._run(change)
 
-    async def _run[T](
-        self, operation: Callable[[sqlite3.Connection], T], *, at_once: bool = False
-    ) -> T:
+    async def _run[T](self, operation: Callable[[Connection], T], *, at_once: bool = False) -> T:
         self._check()
         assert self._database is not None, "an open handle has a connection"
         return await self._database.run(operation, at_once=at_once)
@@ -410,20 +409,6 @@ class SQLiteStorage(LocalStorage):
 def _journal_id(connection: sqlite3.Connection) -> bytes:
     (journal_id,) = connection.execute("SELECT id FROM journal").fetchone()
     return str(journal_id).encode()
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection, *, synced: bool) -> Generator[None]:
-    """Commit what is done inside; synced, it and all commits before it are then on the disk."""
-    connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _hint_of(head: Head) -> HeadHint:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from omniq.core.events import kind_of
 from omniq.errors import CorruptJournal, OmniqError, StorageError, UnsupportedFormat
 from omniq.storage.base import GENESIS, Head
 from omniq.storage.database import connect, error_of
 from omniq.storage.encoding import chain, decode_commit, joined, misplaced
-from omniq.storage.rows import APPLICATION_ID, FORMAT_VERSION, Table
+from omniq.storage.rows import APPLICATION_ID, FORMAT_VERSION, Table, columns_of
 from omniq.storage.snapshot_rows import SnapshotTable
 from omniq.tools.reading import printable
 from omniq.tools.scanning import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from omniq.core.events import Commit, Event
+    from omniq.core.events import Commit
     from omniq.storage.base import Snapshot
     from omniq.tools.scanning import Torn
 
@@ -215,8 +214,8 @@ class SQLiteScan:
         """Compare the columns, which queries use, with the events, which the chain covers."""
         at, actor = commit.at, commit.actor
         for event, row in zip(commit.events, rows, strict=True):
-            kind, columns_of = _COLUMNS.get(type(event)) or _remember(event)
-            columns = columns_of(event)
+            kind, values_of = columns_of(type(event))
+            columns = values_of(event)
             if row[6:] != columns or row[5] != kind or row[1] != at or row[2] != actor:
                 says = str((at, actor, kind, *columns))
                 yield self._problem("column", [row], says, str((row[1], row[2], *row[5:])))
@@ -323,26 +322,3 @@ def _leap(connection: sqlite3.Connection, last: int) -> int | None:
 def _digest_of(row: _Row) -> bytes:
     digest: object = row[4]
     return digest if isinstance(digest, bytes) else b""
-
-
-# What the columns task_id, queue and worker hold, by which of them an event has a field for.
-_SAYS: dict[tuple[bool, bool, bool], Callable[[Any], tuple[str | None, ...]]] = {
-    (True, True, True): lambda event: (event.task_id, event.queue, event.worker),
-    (True, True, False): lambda event: (event.task_id, event.queue, None),
-    (True, False, True): lambda event: (event.task_id, None, event.worker),
-    (True, False, False): lambda event: (event.task_id, None, None),
-    (False, True, True): lambda event: (None, event.queue, event.worker),
-    (False, True, False): lambda event: (None, event.queue, None),
-    (False, False, True): lambda event: (None, None, event.worker),
-    (False, False, False): lambda _: (None, None, None),
-}
-_COLUMNS: dict[type, tuple[str, Callable[[Any], tuple[str | None, ...]]]] = {}
-
-
-def _remember(event: Event) -> tuple[str, Callable[[Any], tuple[str | None, ...]]]:
-    """Return an event's kind, and how to get its columns, which is the same for all of its kind."""
-    task, queue, worker = (
-        name in event.__struct_fields__ for name in ("task_id", "queue", "worker")
-    )
-    found = _COLUMNS[type(event)] = (kind_of(event), _SAYS[task, queue, worker])
-    return found

@@ -268,6 +268,26 @@ async def test_large_commit_that_somebody_waits_for_is_durable_with_all_before_i
         assert connection.execute(query).fetchall() == [(0,), (1,), (0,)]
 
 
+async def test_each_commit_is_synced_as_it_has_to_be_whatever_the_one_before_was(path):
+    """The connection is told only what has changed."""
+    normal, full = 1, 2
+    async with opened(SQLiteStorage(path)) as storage:
+        connection = storage._database.connection
+        statements = []
+        connection.set_trace_callback(statements.append)
+        for names, durable, expected in (
+            (["a"], True, normal),
+            (["b"], False, normal),
+            (MANY, True, full),
+            (MANY, True, full),
+            (MANY, False, normal),
+        ):
+            await append(storage, *names, durable=durable)
+            assert connection.execute("PRAGMA synchronous").fetchone() == (expected,)
+        told = [statement for statement in statements if "synchronous =" in statement]
+        assert [statement.split()[-1] for statement in told] == ["NORMAL", "FULL", "NORMAL"]
+
+
 async def test_name_of_the_log_is_durable_before_anything_in_it_is(path, monkeypatch):
     """SQLite syncs the folder with its own first sync of the log, and small commits have none."""
     synced = []
