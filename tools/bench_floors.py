@@ -38,11 +38,11 @@ class Sizes(NamedTuple):
     history: int  # events of a long journal
     backlog: int  # pending tasks of a long queue
     idle: float  # seconds
-    cpu: int  # tasks of 1 ms
+    cpu: int  # tasks of 1 ms; of a thousand, the ends of two processes are 3 % of the time
     seconds: float = math.inf  # no repetition begins that would not end within this time
 
 
-FULL = Sizes(5, 1500, 50_000, 500, 1_000_000, 1_000_000, 5.0, 1000)
+FULL = Sizes(5, 1500, 50_000, 500, 1_000_000, 1_000_000, 5.0, 5000)
 QUICK = Sizes(3, 200, 5_000, 60, 60_000, 10_000, 0.5, 400, seconds=55.0)
 
 
