@@ -272,9 +272,8 @@ class TaskFunction[**P, R, C]:
         """Enqueue several calls, all or none; they are durable when this returns.
 
         Each call is a tuple of positional arguments, or a mapping of keyword arguments. All of
-        them are one commit, of at most 64 MiB. Ten thousand are fast; of a hundred thousand each
-        process that follows the journal reads the whole commit at once, which holds its event loop
-        up. Where not all or none is needed, make several calls.
+        them are one commit, of at most 64 MiB, and others who append wait until it is written.
+        Where not all or none is needed, make several calls.
         """
         if not isinstance(calls, Iterable):
             raise ConfigError(f"calls must be a list of tuples or mappings, not {calls!r}")

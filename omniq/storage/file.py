@@ -37,7 +37,7 @@ from omniq.storage.segments import (
     segment_name,
     write_again,
 )
-from omniq.storage.threads import in_thread
+from omniq.storage.threads import LoopThread
 
 if TYPE_CHECKING:
     import os
@@ -78,7 +78,9 @@ class FileStorage(SnapshottingFiles):
         self._reserve = Reserve(self.disk, self.path, reserve_bytes)
         self._segments = SegmentFolder(self.disk, self.path, writable=not read_only)
         self._history = History(self.disk, self.path, self._segments)
-        self._reader = Reader(self.disk, self._segments)
+        # Its own, as those of asyncio may all be busy, and others wait while this one has the lock.
+        self._thread = LoopThread("omniq-disk")
+        self._reader = Reader(self.disk, self._segments, self._thread)
         self._end: Position | None = None  # where the next frame goes
 
     @property
@@ -117,7 +119,7 @@ class FileStorage(SnapshottingFiles):
         self.torn = None
         if self.read_only:
             self._segments.check()
-            self._end = await in_thread(self._find_end)
+            self._end = await self._thread.run(self._find_end)
             return
         self._segments.prepare({*OWN_NAMES, RESERVE_NAME})
         if not self._segments.firsts():
@@ -125,8 +127,8 @@ class FileStorage(SnapshottingFiles):
         self._rendezvous = rendezvous = Rendezvous(self.path)
         await rendezvous.enter()
         try:
-            self._end = await in_thread(lambda: self._recover(rendezvous))
-            await in_thread(self._reserve.open)
+            self._end = await self._thread.run(lambda: self._recover(rendezvous))
+            await self._thread.run(self._reserve.open)
             rendezvous.publish(hint_of(self._end))
         finally:
             rendezvous.leave()
@@ -180,6 +182,7 @@ class FileStorage(SnapshottingFiles):
         self._closed_because = "it was closed"
         self._close_rendezvous()
         await self._sync_thread.close()
+        self._thread.shutdown(wait=False)
         self._end = None
         self._durable = 0
         self._reader.close()
@@ -256,7 +259,7 @@ class FileStorage(SnapshottingFiles):
         if len(events) <= PART_ITEMS:
             payload = encode_commit(commit)
         else:
-            payload = await in_thread(partial(encode_commit, commit))
+            payload = await self._thread.run(partial(encode_commit, commit))
         length, urgent = len(payload), self._is_urgent
         if self._needs_segment(length):
             await self._sync(end.seq)
@@ -267,7 +270,7 @@ class FileStorage(SnapshottingFiles):
         # Of a large one the thread has the bytes to write; what else is to be done, is done here.
         self._reserve.append(partial(self._prepare, length), SEGMENT_HEADER_BYTES, urgent=urgent)
         append = partial(self._append, commit, payload, durable=False)
-        await in_thread(partial(self._reserve.append, append, length, urgent=urgent))
+        await self._thread.run(partial(self._reserve.append, append, length, urgent=urgent))
         if durable:
             self._sync_ahead()
         return commit

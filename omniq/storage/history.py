@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from omniq.storage.disk import Disk
     from omniq.storage.folder import SegmentFolder
     from omniq.storage.reader import Reader
+    from omniq.storage.threads import LoopThread
 
 __all__ = ("History", "SnapshottingFiles")
 
@@ -191,6 +192,7 @@ class SnapshottingFiles(LocalStorage):
     _history: History
     _segments: SegmentFolder
     _reader: Reader
+    _thread: LoopThread
 
     @abstractmethod
     def _position(self) -> Position: ...
@@ -225,7 +227,7 @@ class SnapshottingFiles(LocalStorage):
     async def load_snapshot(self, before: int | None = None) -> Snapshot | None:
         end = self._position()
         with system_errors(f"cannot read the snapshots of {self.path}"):
-            snapshot = await in_thread(
+            snapshot = await self._thread.run(
                 lambda: self._history.load(before, set_aside=not self.read_only)
             )
             if snapshot is not None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from omniq.storage.segments import LargeCommit, Position, Segment
-from omniq.storage.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from omniq.storage.disk import Disk
     from omniq.storage.folder import SegmentFolder
     from omniq.storage.framing import BadBytes
+    from omniq.storage.threads import LoopThread
 
     type _Found = tuple[Position, list[Commit], BadBytes | None]
 
@@ -24,13 +24,14 @@ __all__ = ("Reader",)
 
 
 class Reader:
-    """Reads on from where the last `read` stopped."""
+    """Reads on from where the last `read` stopped; what is large, in a thread."""
 
-    def __init__(self, disk: Disk, segments: SegmentFolder) -> None:
+    def __init__(self, disk: Disk, segments: SegmentFolder, thread: LoopThread) -> None:
         self.position: Position | None = None  # where the last `read` stopped
         self.durable = 0  # up to where what was read says that it is on the disk
         self._disk = disk
         self._segments = segments
+        self._thread = thread
 
     def close(self) -> None:
         self.position = None
@@ -71,7 +72,7 @@ class Reader:
             return place, *place.read(limit, skip_until=after, large=False)
         except LargeCommit:
             apart = msgspec.structs.replace(place)  # the handle's is left alone meanwhile
-            found = await in_thread(lambda: self._read_apart(apart, limit, after))
+            found = await self._thread.run(lambda: self._read_apart(apart, limit, after))
             if self.position is place:
                 self.position = apart
             return found

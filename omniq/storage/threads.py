@@ -31,6 +31,10 @@ class LoopThread(Executor):
         self._thread: Thread | None = None
         finalize(self, self._work.put, None)
 
+    async def run[T](self, work: Callable[[], T]) -> T:
+        """Do this in the thread; who is cancelled leaves when it has ended."""
+        return await asyncio.get_running_loop().run_in_executor(self, work)
+
     # Of what `run_in_executor` is given, a future of the loop is passed on as it is.
     def submit[**P, T](  # type: ignore[override]
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from omniq.core import commands as cmd
@@ -65,14 +66,22 @@ class LeaseRenewal:
 
     def start(self) -> None:
         """Begin to renew, as long as the running event loop is open."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         self._thread.start()
 
     async def stop(self) -> None:
         self._stopped.set()
-        await asyncio.to_thread(self._thread.join)
+        await self._ended.wait()  # by none of asyncio's threads, which may all be busy for long
+        self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._renew_until_stopped()
+        finally:
+            with suppress(RuntimeError):  # the loop was closed, and nobody waits
+                self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _renew_until_stopped(self) -> None:
         with asyncio.Runner() as runner:
             while not self._stopped.wait(self._lease / RENEWALS_PER_LEASE):
                 if self._loop.is_closed():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,24 @@ SOON = 5.0
 @pytest.fixture(params=["file", "sqlite"])
 def location(request, tmp_path) -> str:
     return str(tmp_path / {"file": "journal", "sqlite": "jobs.db"}[request.param])
+
+
+async def test_a_queue_works_and_closes_though_all_threads_of_asyncio_are_busy(
+    location: str,
+) -> None:
+    loop, may_end = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = loop.run_in_executor(None, may_end.wait)
+    try:
+        async with asyncio.timeout(SOON):
+            oq = AsyncOmniQ(location)
+            add = oq.task(jobs.add)
+            async with oq, oq.worker():
+                handles = await add.enqueue_many([(number, 1) for number in range(3000)])
+                assert await handles[-1].result() == 3000
+    finally:
+        may_end.set()
+        await busy
 
 
 @pytest.mark.parametrize("closes_at_the_end", [True, False])

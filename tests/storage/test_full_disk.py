@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from omniq.errors import StorageError, StorageFull
+from omniq.storage.database import Connection
 from omniq.storage.file import FileStorage
 from omniq.storage.framing import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from omniq.storage.reserve import RESERVE_BYTES, RESERVE_NAME, STEP_BYTES
@@ -293,6 +294,9 @@ class FullConnection:
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
             raise error
         return self._connection.execute(sql, *parameters)
+
+    def transaction(self, *, synced):
+        return Connection.transaction(self, synced=synced)  # with this one's `execute`
 
     def __getattr__(self, name):
         return getattr(self._connection, name)

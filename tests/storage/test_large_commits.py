@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -101,6 +102,20 @@ async def test_event_loop_goes_on_while_a_full_segment_is_synced(path):
         await append(storage, "b")
         assert disk.waited == ["sync"]
     assert len(segments(path)) == 2
+
+
+async def test_busy_threads_of_asyncio_keep_nobody_from_the_journal(path):
+    """Else its lock would be held until some of them have ended, which nobody knows when."""
+    loop, may_end = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    busy = loop.run_in_executor(None, may_end.wait)
+    try:
+        async with opened(FileStorage(path)) as storage:
+            await append(storage, *NAMES)
+            assert names_of(await read_all(storage)) == NAMES
+    finally:
+        may_end.set()
+        await busy
 
 
 async def test_large_commits_go_on_from_segment_to_segment(path):
