@@ -129,7 +129,8 @@ class AsyncTaskQueue:
         if self._failure is not None or not self._is_open:
             self._check()
         future: asyncio.Future[Sequence[ev.TaskEnqueued]] = asyncio.Future()
-        self._committer.order(NewTasks(like, payloads, future, durable=True))
+        size = len(payloads[0]) if len(payloads) == 1 else sum(map(len, payloads))
+        self._committer.order(NewTasks(like, payloads, size, future, durable=True))
         return future
 
     async def execute(self, command: cmd.Command) -> Sequence[ev.Event]:
@@ -148,7 +149,7 @@ class AsyncTaskQueue:
         """Return once everything ordered so far is written, or was refused."""
         self._check()
         future: asyncio.Future[object] = asyncio.Future()
-        self._committer.order(NewTasks(_NO_TASK, (), future, durable=False))
+        self._committer.order(NewTasks(_NO_TASK, (), 0, future, durable=False))
         await future
 
     async def flush(self) -> None:

@@ -313,7 +313,7 @@ async def test_an_event_that_cannot_be_written_is_refused_alone(location) -> Non
         like, good = ev.TaskEnqueued("", "m:f", "q", b""), b"\x92\x90\x80"
         for count in (1, 2):  # without the state, and with it
             *bad, (task,) = await asyncio.gather(
-                *(queue.enqueue(like, (payload,)) for payload in (5, object(), "text", good)),
+                *(queue.enqueue(like, (payload,)) for payload in ([5], (object(),), "text", good)),
                 return_exceptions=True,
             )
             assert [type(answer) for answer in bad] == [SerializationError] * 3
@@ -387,6 +387,6 @@ async def test_a_caller_that_has_gone_does_not_end_the_engine_with_its_bad_event
         queue = await oq.engine()
         like = ev.TaskEnqueued("", "m:f", "q", b"")
         async with queue._follower.exclusive:  # the order still waits when its caller goes
-            calling = queue.enqueue(like, (5,))  # type: ignore[arg-type]
+            calling = queue.enqueue(like, ([5],))  # type: ignore[arg-type]
             calling.cancel()
         assert await (await oq.enqueue(jobs.add, 1)).status() is TaskStatus.PENDING
